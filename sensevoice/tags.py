@@ -237,7 +237,7 @@ def _parts(raw: str, tags: tuple[Tag, ...]) -> Iterator[str | Tag]:
 # A checkpoint's own tags --------------------------------------------------------------------------
 
 _FREE_TOKEN = re.compile(r"SPECIAL_TOKEN_([1-9]|[12]\d|3[0-5])")
-_CUSTOM_KEYS = frozenset({"name", "kind", "zh", "en", "emoji"})
+_CUSTOM_KEYS = frozenset({"name", "kind", "zh", "en", "emoji", "aliases"})
 _CUSTOM_KINDS = {"event": TagKind.EVENT, "emotion": TagKind.EMOTION}
 
 
@@ -245,8 +245,8 @@ def load_custom_tags(path: Path) -> tuple[Tag, ...]:
     """Read the tags that a checkpoint names for itself; a checkpoint without such a file has none.
 
     The file is `{"SPECIAL_TOKEN_1": {"name": "Doorbell", "kind": "event", "zh": "门铃", "en": "Doorbell",
-    "emoji": "🔔"}, ...}`, kind being "event" or "emotion"; zh and en default to the name, emoji to none.
-    Raises ModelFileError naming the entry that is wrong.
+    "emoji": "🔔", "aliases": ["RING"]}, ...}`, kind being "event" or "emotion"; zh and en default to the name,
+    emoji and aliases to none. Raises ModelFileError naming the entry that is wrong.
     """
     if not path.exists():
         return ()
@@ -263,8 +263,9 @@ def _custom_tags(entries: object) -> tuple[Tag, ...]:
     tags: tuple[Tag, ...] = ()
     for token, entry in entries.items():
         tag = _custom_tag(token, entry)
-        if find_tag(tag.name, TAGS + tags):
-            raise ValueError(f"{token}: the name {tag.name!r} is taken")
+        for name in (tag.name, *tag.aliases):
+            if find_tag(name, TAGS + tags):
+                raise ValueError(f"{token}: the name {name!r} is taken")
         tags += (tag,)
     return tags
 
@@ -280,8 +281,15 @@ def _custom_tag(token: str, entry: object) -> Tag:
         raise ValueError(f"{token}: kind must be event or emotion")
     name = _short_text(token, "name", entry.get("name"))
     zh, en = (_short_text(token, key, entry.get(key, name)) for key in ("zh", "en"))
-    emoji = _short_text(token, "emoji", entry["emoji"]) if entry.get("emoji", "") != "" else ""
-    return Tag(token, _CUSTOM_KINDS[entry["kind"]], zh, en, emoji, given_name=name)
+    emoji = _short_text(token, "emoji", entry["emoji"]) if "emoji" in entry else ""
+    return Tag(token, _CUSTOM_KINDS[entry["kind"]], zh, en, emoji, _aliases(token, entry), given_name=name)
+
+
+def _aliases(token: str, entry: dict[str, object]) -> tuple[str, ...]:
+    aliases = entry.get("aliases", [])
+    if not isinstance(aliases, list):
+        raise ValueError(f"{token}: aliases must be a list")
+    return tuple(_short_text(token, "alias", alias) for alias in aliases)
 
 
 def _short_text(token: str, key: str, value: object) -> str:
