@@ -1,0 +1,316 @@
+"""Stage "targets": batches of joined utterances with text, tags and frame-exact phonemes.
+
+A batch is planned in worker processes (`Planner`: which utterances, when, with which event and
+which queries; plain arrays) and made into sound on the GPU (`Mixer`).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sensevoice.network import query_ids
+from training.augment import SoundBank, augment, level, stretched
+from training.speech import EMOTIONS, LANGUAGES, Speech
+
+Array = npt.NDArray[Any]
+SAMPLE_RATE = 16_000
+FRAME_SAMPLES = 960  # one output frame is 60 ms
+UNIT_SAMPLES = 400  # one duration unit is 25 ms
+IGNORED = -100
+MAX_PIECES = 5
+SPEEDS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.08, 1.13)
+PROBES_MS = (-20, 0, 20)  # where within a frame the phoneme is read
+LENGTHS_S = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 22.0)
+LENGTH_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
+GRID = 9_600  # samples: batch widths are multiples of this, so that spectra have quick sizes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Shares and sizes of what is mixed."""
+
+    batch_s: float = 900.0
+    event_share: float = 0.10  # of items: a sound event and no speech
+    nothing_share: float = 0.03  # of items: noise or silence alone
+    mixed_share: float = 0.08  # of items: speech with an event beside or under it
+    auto_share: float = 0.7  # of items: the language query says auto
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a planner must know of the speech, [utterances] each; token lists by line."""
+
+    length: Array
+    line: Array
+    emotion: Array
+    lang: Array
+    with_itn: list[list[int]]
+    without_itn: list[list[int]]
+    tag_ids: dict[str, int]
+    events: dict[str, int]  # sounds in the bank, by name
+
+
+@dataclass
+class Item:
+    """One planned row of a batch."""
+
+    pieces: list[int] = field(default_factory=list)
+    lang: int = 0
+    emotion: int = 0
+    event: str | None = None
+    wanted_s: float = 2.0
+
+    def tags(self, use_itn: bool) -> tuple[str, str, str, str]:
+        """Language, emotion, event, normalisation."""
+        language = LANGUAGES[self.lang] if self.pieces else "nospeech"
+        emotion = EMOTIONS[self.emotion] if self.pieces else "EMO_UNKNOWN"
+        event = self.event or ("Speech" if self.pieces else "Event_UNK")
+        return language, emotion, event, "withitn" if use_itn else "woitn"
+
+
+@dataclass
+class Plan:
+    """A batch on paper. Times in samples; [items, pieces] or [items]."""
+
+    begin: Array
+    length: Array
+    utterance: Array  # -1 where there is no piece
+    total: Array
+    event_row: list[tuple[int, str, int, int, int, float]]  # row, name, sound, first, count, gain_db
+    silent: Array
+    queries: Array
+    tags: Array
+    targets: Array
+    target_lengths: Array
+    stretch: float
+
+
+class Planner:
+    """Draws plans; one to a worker process."""
+
+    def __init__(self, catalogue: Catalogue, recipe: Recipe, seed: int) -> None:
+        self.catalogue, self.recipe = catalogue, recipe
+        self.rng = np.random.default_rng(seed)
+        self.pools = self._pools()
+        self.keys = list(self.pools)
+        self.neutral = [key for key in self.keys if key[1] == 0] or self.keys
+        self.event_names = list(catalogue.events)
+
+    def _pools(self) -> dict[tuple[int, int], Array]:
+        """Utterances by (language, emotion), shortest first."""
+        known = self.catalogue
+        pools = {}
+        for language in range(len(LANGUAGES)):
+            for emotion in range(len(EMOTIONS)):
+                mine = np.flatnonzero((known.lang == language) & (known.emotion == emotion))
+                pools[language, emotion] = mine[np.argsort(known.length[mine], kind="stable")]
+        return {key: pool for key, pool in pools.items() if len(pool)}
+
+    def draw(self) -> Plan:
+        """A batch of about `recipe.batch_s` seconds, its items of similar length."""
+        wanted_s = float(self.rng.choice(LENGTHS_S, p=LENGTH_SHARES))
+        size = max(8, int(self.recipe.batch_s / (wanted_s + 1.2)))
+        return self._lay_out([self._item(wanted_s) for _ in range(size)])
+
+    def _item(self, wanted_s: float) -> Item:
+        dice, recipe = self.rng.random(), self.recipe
+        if dice < recipe.nothing_share:
+            return Item(wanted_s=wanted_s)
+        if dice < recipe.nothing_share + recipe.event_share and self.event_names:
+            return Item(event=self._event(), wanted_s=wanted_s)
+        keys = self.keys if self.rng.random() < 0.5 else self.neutral
+        language, emotion = keys[self.rng.integers(len(keys))]
+        event = self._event() if self.event_names and self.rng.random() < recipe.mixed_share else None
+        return Item(self._pieces(self.pools[language, emotion], wanted_s), language, emotion, event, wanted_s)
+
+    def _event(self) -> str:
+        return self.event_names[self.rng.integers(len(self.event_names))]
+
+    def _pieces(self, pool: Array, wanted_s: float) -> list[int]:
+        """Utterances that together last about as long as wanted."""
+        count = 1 if wanted_s <= 4 else int(self.rng.integers(1, MAX_PIECES + 1))
+        middle = int(np.searchsorted(self.catalogue.length[pool], wanted_s * SAMPLE_RATE / count))
+        spread = max(8, len(pool) // 12)
+        high = min(len(pool), middle + spread)
+        low = min(max(0, middle - spread), high - 1)
+        return [int(pool[i]) for i in self.rng.integers(low, high, size=count)]
+
+    def _lay_out(self, items: Sequence[Item]) -> Plan:
+        shape = (len(items), max(1, max(len(item.pieces) for item in items)))
+        begin, length, utterance = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
+        total = np.zeros(len(items), np.int64)
+        events = []
+        for row, item in enumerate(items):
+            at = self._samples(0, 0.6)
+            for column, piece in enumerate(item.pieces):
+                begin[row, column], utterance[row, column] = at, piece
+                length[row, column] = self.catalogue.length[piece]
+                at += int(length[row, column]) + self._samples(0.0, 0.5)
+            if not item.pieces:
+                at = int(item.wanted_s * SAMPLE_RATE)
+            if item.event:
+                at, event = self._place_event(row, item, at)
+                events.append(event)
+            total[row] = at
+        silent = np.array([not item.pieces and item.event is None for item in items])
+        return Plan(begin, length, utterance, total, events, silent, **self._text(items))
+
+    def _samples(self, low_s: float, high_s: float) -> int:
+        return int(self.rng.uniform(low_s, high_s) * SAMPLE_RATE)
+
+    def _place_event(self, row: int, item: Item, at: int) -> tuple[int, tuple[int, str, int, int, int, float]]:
+        """Alone, under the speech (music), or after it; returns the item's new end and the event."""
+        assert item.event is not None
+        sound = int(self.rng.integers(self.catalogue.events[item.event]))
+        if item.pieces and item.event != "BGM":
+            count = self._samples(0.8, 2.5)
+            return at + count, (row, item.event, sound, at, count, self.rng.uniform(-5, 5))
+        gain_db = self.rng.uniform(-9, 2) if item.pieces else self.rng.uniform(-6, 6)
+        return at, (row, item.event, sound, 0, at, gain_db)
+
+    def _text(self, items: Sequence[Item]) -> dict[str, Any]:
+        known = self.catalogue
+        queries, tags, targets, lengths = [], [], [], []
+        for item in items:
+            use_itn = bool(self.rng.random() < 0.5)
+            named = item.lang if item.pieces else self.rng.integers(len(LANGUAGES))
+            asked = "auto" if self.rng.random() < self.recipe.auto_share else LANGUAGES[named]
+            queries.append(query_ids(asked, use_itn))
+            tags.append([known.tag_ids[name] for name in item.tags(use_itn)])
+            source = known.with_itn if use_itn else known.without_itn
+            tokens = [token for piece in item.pieces for token in source[known.line[piece]]]
+            targets += tokens
+            lengths.append(len(tokens))
+        return {
+            "queries": np.array(queries),
+            "tags": np.array(tags),
+            "targets": np.array(targets, np.int64),
+            "target_lengths": np.array(lengths),
+            "stretch": float(self.rng.choice(SPEEDS)),
+        }
+
+
+def _work(catalogue: Catalogue, recipe: Recipe, seed: int, out: Any) -> None:
+    planner = Planner(catalogue, recipe, seed)
+    while True:
+        out.put(planner.draw())
+
+
+def plans(catalogue: Catalogue, recipe: Recipe, *, seed: int, workers: int) -> Iterator[Plan]:
+    """Endless plans; from worker processes if there are any, in no fixed order then."""
+    if not workers:
+        planner = Planner(catalogue, recipe, seed)
+        while True:
+            yield planner.draw()
+    context = multiprocessing.get_context("spawn")
+    queue: Any = context.Queue(maxsize=4 * workers)
+    for worker in range(workers):
+        arguments = (catalogue, recipe, seed * 1_000 + worker, queue)
+        context.Process(target=_work, args=arguments, daemon=True).start()
+    while True:
+        yield queue.get()
+
+
+@dataclass
+class Batch:
+    """What a training step needs."""
+
+    samples: Tensor  # [batch, samples]
+    lengths: Tensor  # [batch] samples
+    queries: Tensor  # [batch, 4]
+    tags: Tensor  # [batch, 4] token ids: language, emotion, event, normalisation
+    targets: Tensor  # all text tokens, one after another
+    target_lengths: Tensor  # [batch]
+    phonemes: Tensor  # [batch, frames, probes], IGNORED where unknown
+
+
+class Mixer:
+    """Makes planned batches into sound."""
+
+    def __init__(self, speech: Speech, events: dict[str, Tensor], bank: SoundBank) -> None:
+        self.speech, self.events, self.bank = speech, events, bank
+        self.device = speech.audio.device
+        frames = speech.unit_frames.long()
+        running = frames.cumsum(0)
+        before = running[speech.unit_start] - frames[speech.unit_start]
+        # where each phoneme ends, in samples from its utterance's start
+        self.unit_ends = (running - before.repeat_interleave(speech.unit_count)) * UNIT_SAMPLES
+
+    def realise(self, plan: Plan, strength: float) -> Batch:
+        """`strength` of the distortions: 0 almost clean, 1 full."""
+        width = int(plan.total.max())
+        width += -width % GRID
+        target = round(width / plan.stretch / 480) * 480
+        factor = width / target
+        utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
+        sounds = self._add_events(self._gather(utterance, begin, length, width), plan)
+        if target != width:
+            sounds = stretched(sounds, target)
+        silent = self._tensor(plan.silent)[:, None]
+        sounds = torch.where(silent, torch.randn_like(sounds) * 1e-3, sounds)
+        lengths = self._tensor((plan.total / factor).astype(np.int64)).clamp(800, target)
+        inside = torch.arange(target, device=self.device) < lengths[:, None]
+        frames = -(-(1 + (target - 400) // 160) // 6)
+        return Batch(
+            augment(sounds, self.bank, strength) * inside,
+            lengths,
+            *(self._tensor(v) for v in (plan.queries, plan.tags, plan.targets, plan.target_lengths)),
+            self._phonemes(utterance, begin, length, frames, factor),
+        )
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
+
+    def _gather(self, utterance: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
+        """Lay the pieces' samples out in time, [items, width]."""
+        columns = torch.arange(width, device=self.device)[None]
+        source = self.speech.start[utterance.clamp_min(0)]
+        out = torch.zeros(len(begin), width, device=self.device)
+        for piece in range(begin.shape[1]):
+            within = columns - begin[:, piece : piece + 1]
+            last = length[:, piece : piece + 1]
+            taken = self.speech.audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum(last)]
+            out += torch.where((within >= 0) & (within < last), taken.float() / 32_768, 0.0)
+        return out
+
+    def _add_events(self, sounds: Tensor, plan: Plan) -> Tensor:
+        loud = level(sounds).clamp_min(0.02)
+        for row, name, sound, first, count, gain_db in plan.event_row:
+            clip = self.events[name][sound]
+            index = torch.arange(count, device=self.device) % len(clip)
+            sounds[row, first : first + count] += clip[index] * loud[row] * 10 ** (gain_db / 20)
+        return sounds
+
+    def _phonemes(self, utterance: Tensor, begin: Tensor, length: Tensor, frames: int, factor: float) -> Tensor:
+        """The phoneme at each probe of each output frame, [items, frames, probes]."""
+        centres = torch.arange(frames, device=self.device)[:, None] * FRAME_SAMPLES + 200
+        probes = centres + torch.tensor(PROBES_MS, device=self.device) * 16
+        at = (probes.clamp_min(0) * factor).long().flatten()[None]
+        out = torch.full((len(begin), at.shape[1]), IGNORED, device=self.device)
+        for piece in range(begin.shape[1]):
+            mine = utterance[:, piece]
+            within = at - begin[:, piece : piece + 1]
+            valid = (within >= 0) & (within < length[:, piece : piece + 1]) & (mine >= 0)[:, None]
+            out = torch.where(valid, self._unit_at(mine.clamp_min(0), within), out)
+        return out.view(len(begin), frames, len(PROBES_MS))
+
+    def _unit_at(self, utterance: Tensor, sample: Tensor) -> Tensor:
+        """The phoneme of `utterance` [items] that sounds at `sample` [items, probes]."""
+        first, count = self.speech.unit_start[utterance][:, None], self.speech.unit_count[utterance][:, None]
+        column = torch.arange(MAX_UNITS, device=self.device)[None]
+        ends = self.unit_ends[first + column.minimum(count - 1)]
+        ends = torch.where(column < count, ends, NEVER)
+        position = torch.searchsorted(ends, sample.clamp_min(0), right=True).minimum(count - 1)
+        return self.speech.units[first + position].long()
+
+
+MAX_UNITS = 256  # phonemes of one utterance, end marks included
+NEVER = 2**40

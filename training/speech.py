@@ -1,0 +1,213 @@
+"""Stage "audio": text lines with phonemes -> synthetic speech with exact phoneme times, kept flat in memory.
+
+Voices and emotions are drawn here. Test and development voices are never heard in training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.kokoro import Prosody, Request, Synthesiser
+
+Array = npt.NDArray[Any]
+LANGUAGES = ("zh", "en", "yue", "ja", "ko")
+EMOTIONS = ("NEUTRAL", "HAPPY", "SAD", "ANGRY")
+EMOTION_SHARES = (0.52, 0.16, 0.16, 0.16)
+# energy is in the synthesiser's own logarithmic units
+PROSODIES = {
+    "NEUTRAL": Prosody(),
+    "HAPPY": Prosody(pitch=1.30, pitch_range=1.7, pace=1.10, energy=0.4),
+    "SAD": Prosody(pitch=0.88, pitch_range=0.30, pace=0.76, energy=-0.8),
+    "ANGRY": Prosody(pitch=1.12, pitch_range=1.25, pace=1.22, energy=1.0),
+}
+
+_ENGLISH = (
+    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam "
+    "am_echo am_fenrir am_michael am_onyx am_puck am_santa bf_alice bf_isabella bf_lily bm_daniel bm_fable "
+    "bm_george bm_lewis"
+).split()
+_CHINESE = "zf_xiaoxiao zf_xiaoyi zm_yunjian zm_yunxi zm_yunxia hf_alpha".split()
+TRAINING_VOICES = {
+    "en": _ENGLISH,
+    "zh": _CHINESE,
+    "yue": [*_CHINESE, "hf_beta", "jf_alpha"],
+    "ja": "jf_alpha jf_nezumi jm_kumo".split(),
+    "ko": "hf_beta hf_alpha em_santa jf_alpha jf_nezumi".split(),
+}
+HELD_OUT_VOICES = {
+    "dev": {"en": "am_liam", "zh": "zf_xiaobei", "yue": "zf_xiaobei", "ja": "jf_tebukuro", "ko": "hm_omega"},
+    "test": {"en": "bf_emma", "zh": "zm_yunyang", "yue": "zm_yunyang", "ja": "jf_gongitsune", "ko": "hm_psi"},
+}
+ALL_TRAINING_VOICES = sorted({name for names in TRAINING_VOICES.values() for name in names})
+
+
+@dataclass
+class Line:
+    """One text line, as the text stage writes it."""
+
+    lang: str
+    text: str
+    plain: str
+    phonemes: str
+    kind: str = ""
+    split: str = "train"
+    example: bool = False
+
+
+@dataclass
+class Speech:
+    """Many utterances laid end to end; every field but `audio`, `units` and `unit_frames` is [utterances]."""
+
+    audio: Tensor  # int16, 16 kHz
+    start: Tensor  # first sample of each utterance
+    length: Tensor  # samples
+    line: Tensor  # index into the text lines
+    emotion: Tensor  # index into EMOTIONS
+    unit_start: Tensor  # first entry in `units`
+    unit_count: Tensor
+    units: Tensor  # phoneme symbols, uint8
+    unit_frames: Tensor  # their durations in 25 ms frames, uint8
+
+    def to(self, device: str) -> Speech:
+        """The same, on a device."""
+        return Speech(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def save(self, path: Path) -> None:
+        """Write to disk."""
+        torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Speech:
+        """Read back what `save` wrote."""
+        return cls(**torch.load(path, weights_only=True, mmap=True))
+
+
+def draw_prosody(rng: np.random.Generator, emotion: str) -> Prosody:
+    """The emotion's prosody with a speaker's own variation."""
+    base = PROSODIES[emotion]
+    jitter = rng.normal(1.0, (0.05, 0.12, 0.06)).clip(0.7, 1.4)
+    return Prosody(
+        base.pitch * jitter[0], base.pitch_range * jitter[1], base.pace * jitter[2], base.energy + rng.normal(0, 0.15)
+    )
+
+
+def draw_style(rng: np.random.Generator, voices: dict[str, Array], language: str, tokens: int) -> Array:
+    """A voice of the language, mixed with a second one more often than not: hundreds of speakers."""
+    names = TRAINING_VOICES[language]
+    style = voices[names[rng.integers(len(names))]][tokens - 1].astype(np.float32)
+    if rng.random() < 0.65:
+        pool = names if rng.random() < 0.6 else ALL_TRAINING_VOICES
+        other = voices[pool[rng.integers(len(pool))]][tokens - 1].astype(np.float32)
+        weight = rng.uniform(0.5, 0.95)
+        style = weight * style + (1 - weight) * other
+    return style
+
+
+def requests_for(
+    lines: Sequence[Line], symbols: dict[str, int], voices: dict[str, Array], seed: int
+) -> tuple[list[Request], list[int]]:
+    """One request per line, with drawn voice and emotion; returns the requests and emotion indices."""
+    rng = np.random.default_rng(seed)
+    requests, emotions = [], []
+    for index, line in enumerate(lines):
+        ids = [symbols[symbol] for symbol in line.phonemes if symbol in symbols]
+        emotion = int(rng.choice(len(EMOTIONS), p=EMOTION_SHARES))
+        emotions.append(emotion)
+        if not 2 <= len(ids) <= 250:
+            continue
+        if line.split == "train":
+            style = draw_style(rng, voices, line.lang, len(ids))
+        else:
+            style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
+        requests.append(Request(index, ids, style, draw_prosody(rng, EMOTIONS[emotion])))
+    return requests, emotions
+
+
+def synthesise(
+    synthesiser: Synthesiser,
+    requests: Sequence[Request],
+    emotions: Sequence[int],
+    *,
+    until: float,
+    chunk: int = 12_000,
+    batch_frames: int = 8_000,
+) -> Speech:
+    """Speak chunk after chunk of requests until the clock (time.monotonic) says stop."""
+    parts: list[_Part] = []
+    seconds, began = 0.0, time.monotonic()
+    for first in range(0, len(requests), chunk):
+        group = {request.index: request for request in requests[first : first + chunk]}
+        for spoken in synthesiser.speak(list(group.values()), batch_frames=batch_frames):
+            parts.append(_Part.of(spoken.indices, spoken.samples, spoken.durations, group, emotions))
+            seconds += spoken.samples.numel() / 16_000
+            if time.monotonic() > until:
+                break
+        speed = seconds / (time.monotonic() - began)
+        print(f"synthesis: {first + len(group)} asked, {seconds / 3600:.2f} h, {speed:.0f}x real time", flush=True)
+        if time.monotonic() > until:
+            break
+    return _laid_end_to_end(parts)
+
+
+@dataclass
+class _Part:
+    audio: Tensor
+    lines: list[int]
+    emotions: list[int]
+    units: list[list[int]]
+    unit_frames: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        indices: list[int],
+        samples: Tensor,
+        durations: Tensor,
+        group: dict[int, Request],
+        emotions: Sequence[int],
+    ) -> _Part:
+        emotion = [emotions[index] for index in indices]
+        samples = _hardened(samples, torch.tensor([EMOTIONS[e] == "ANGRY" for e in emotion], device=samples.device))
+        peak = samples.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
+        audio = (samples * (0.9 / peak) * 32_767).round().to(torch.int16)
+        units = [[0, *group[index].ids, 0] for index in indices]
+        return cls(audio, indices, emotion, units, durations.clamp_max(255).to(torch.uint8))
+
+
+def _hardened(samples: Tensor, angry: Tensor) -> Tensor:
+    """A pressed voice has a flatter spectrum and overdriven peaks."""
+    tilted = samples - 0.5 * torch.roll(samples, 1, dims=1)
+    driven = torch.tanh(2.5 * tilted / tilted.abs().amax(dim=1, keepdim=True).clamp_min(1e-4))
+    return torch.where(angry[:, None], driven, samples)
+
+
+def _laid_end_to_end(parts: Iterable[_Part]) -> Speech:
+    parts = list(parts)
+    lengths = [part.audio.shape[1] for part in parts for _ in part.lines]
+    counts = [len(units) for part in parts for units in part.units]
+    length, count = torch.tensor(lengths), torch.tensor(counts)
+    frames = [
+        row[: len(units)]
+        for part in parts
+        for row, units in zip(part.unit_frames.cpu(), part.units, strict=True)
+    ]
+    return Speech(
+        audio=torch.cat([part.audio.flatten() for part in parts]),
+        start=length.cumsum(0) - length,
+        length=length,
+        line=torch.tensor([line for part in parts for line in part.lines]),
+        emotion=torch.tensor([emotion for part in parts for emotion in part.emotions]),
+        unit_start=count.cumsum(0) - count,
+        unit_count=count,
+        units=torch.tensor([u for part in parts for units in part.units for u in units], dtype=torch.uint8),
+        unit_frames=torch.cat(frames),
+    )
