@@ -1,0 +1,262 @@
+"""A model directory in SenseVoiceSmall's layout: read, checked, and turned into a network.
+
+config.yaml                architecture and frontend
+configuration.json         optional: which file is the tokenizer
+am.mvn                     CMVN, Kaldi text
+*.bpe.model                SentencePiece vocabulary
+model.pt                   weights, fp32 or fp16
+custom_tags.json           optional: names for the free SPECIAL_TOKEN_n
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+import yaml  # type: ignore[import-untyped]
+from torch import Tensor
+
+from sensevoice.errors import ModelFileError, ModelNotFoundError
+from sensevoice.features import SAMPLE_RATE, Frontend
+from sensevoice.hub import HUBS, STARTER_DIRECTORY
+from sensevoice.network import NetworkShape, SenseVoiceNetwork
+from sensevoice.tags import CUSTOM_TAGS_FILE, TAGS, Tag, TagKind, load_custom_tags
+
+OFFICIAL_SHAPE = NetworkShape()
+OFFICIAL_LICENCE = "FunASR Model Open Source License Agreement v1.1"
+OFFICIAL_ATTRIBUTION = (
+    "SenseVoiceSmall by FunAudioLLM / FunASR, Alibaba Group (https://github.com/FunAudioLLM/SenseVoice), "
+    f"under the {OFFICIAL_LICENCE} (https://github.com/modelscope/FunASR/blob/main/MODEL_LICENSE): "
+    "whoever uses, copies, modifies or shares the model, or one made from it, names its source and authors "
+    "and keeps its name."
+)
+STARTER_ATTRIBUTION = (
+    "SenseVoice Studio's starter model, trained by this project on synthetic speech; its sources and their "
+    "licences are listed in training/README.md and sensevoice/starter/MODEL_CARD.md."
+)
+STATE_WRAPPERS = ("state_dict", "model_state_dict", "model")  # as FunASR's own loader unwraps them
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model it is, and on what terms it may be used."""
+
+    name: str
+    path: Path
+    is_starter: bool
+    source: str
+    licence: str
+    parameters: int
+    attribution: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that recognition needs of one model directory; the network is on the CPU, in float32."""
+
+    info: ModelInfo
+    config: dict[str, Any]
+    network: SenseVoiceNetwork
+    frontend: Frontend
+    vocabulary: Vocabulary
+    custom_tags: tuple[Tag, ...] = ()
+
+
+class Vocabulary:
+    """The SentencePiece pieces of one checkpoint, and which of them are tags.
+
+    Tags are found by their spelling, `<|HAPPY|>`, since every checkpoint may number them differently.
+    A custom tag counts under the kind and name that the checkpoint gives it.
+    """
+
+    blank_id = 0
+
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, custom_tags: Sequence[Tag] = ()
+    ) -> None:
+        self._processor = processor
+        self.size: int = processor.GetPieceSize()
+        special = {piece: id for id in range(self.size) if (piece := self.piece(id)).startswith("<|")}
+        self._special_ids = frozenset(special.values())
+        self._tag_ids: dict[TagKind, dict[str, int]] = {kind: {} for kind in TagKind}
+        for tag in (*TAGS, *custom_tags):
+            if (id := special.get(f"<|{tag.token}|>")) is not None:
+                self._tag_ids[tag.kind][tag.name] = id
+
+    @classmethod
+    def load(cls, path: Path, custom_tags: Sequence[Tag] = ()) -> Vocabulary:
+        """Read a `*.bpe.model`; ModelFileError if it is none."""
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            processor.LoadFromSerializedProto(path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise ModelFileError(str(path), "it is no SentencePiece vocabulary") from error
+        if processor.GetPieceSize() == 0:
+            raise ModelFileError(str(path), "it is an empty SentencePiece vocabulary")
+        return cls(processor, custom_tags)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, tags included, with SentencePiece's spacing (FunASR's `tokenizer.decode`)."""
+        return str(self._processor.DecodeIds([int(id) for id in ids]))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text (FunASR's `tokenizer.encode`)."""
+        return list(self._processor.EncodeAsIds(text))
+
+    def piece(self, id: int) -> str:
+        """One piece as it is spelled in the vocabulary: `▁the`, `<|zh|>`; IndexError if there is none."""
+        return str(self._processor.IdToPiece(int(id)))
+
+    def tag_ids(self, kind: TagKind) -> dict[str, int]:
+        """The tags of a kind that this vocabulary has: `{"HAPPY": 25001, ...}`."""
+        return dict(self._tag_ids[kind])
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all `<|...|>` pieces, known tags or not."""
+        return self._special_ids
+
+
+def load_checkpoint(directory: Path) -> Checkpoint:
+    """Load a model directory; ModelNotFoundError without one, ModelFileError naming the file at fault."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise ModelNotFoundError(str(directory))
+    config = read_config(_required(directory / "config.yaml"))
+    cmvn, weights = _required(directory / "am.mvn"), _required(directory / "model.pt")
+    custom_tags = load_custom_tags(directory / CUSTOM_TAGS_FILE)
+    vocabulary = Vocabulary.load(find_tokenizer(directory), custom_tags)
+    frontend = Frontend.from_config(config["frontend_conf"], cmvn)
+    shape = _network_shape(config, directory / "config.yaml", frontend, vocabulary)
+    network = build_network(shape, read_weights(weights), weights)
+    info = describe(directory, network)
+    return Checkpoint(info, config, network, frontend, vocabulary, custom_tags)
+
+
+def _required(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelFileError(str(path), "it is missing")
+    return path
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.yaml and check that it describes a SenseVoice model of 16 kHz; ModelFileError."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelFileError(str(path), "it is no YAML") from error
+    if not isinstance(config, dict):
+        raise ModelFileError(str(path), "it is no YAML mapping")
+    for key in ("encoder_conf", "frontend_conf"):
+        if not isinstance(config.get(key), dict):
+            raise ModelFileError(str(path), f"it has no section {key!r}")
+    if config.get("model") != "SenseVoiceSmall":
+        raise ModelFileError(str(path), f"it describes a {config.get('model')!r}, not a 'SenseVoiceSmall'")
+    if config["frontend_conf"].get("fs", SAMPLE_RATE) != SAMPLE_RATE:
+        raise ModelFileError(str(path), f"its sampling rate is not {SAMPLE_RATE}")
+    return config
+
+
+def find_tokenizer(directory: Path) -> Path:
+    """The file that configuration.json names, or else the one `*.bpe.model`; ModelFileError."""
+    named = _named_tokenizer(directory / "configuration.json")
+    if named is not None and (directory / named).is_file():
+        return directory / named
+    found = sorted({*directory.glob("*.bpe.model"), *directory.glob("bpe.model")})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        reason = f"it does not say which of {names} to use"
+        raise ModelFileError(str(directory / "configuration.json"), reason)
+    raise ModelFileError(str(directory / (named or "*.bpe.model")), "it is missing")
+
+
+def _named_tokenizer(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["file_path_metas"]["tokenizer_conf"]["bpemodel"]
+    except (KeyError, TypeError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(str(path), "it is no JSON") from error
+    return Path(str(named)).name  # a name, never a path that leads out of the directory
+
+
+def _network_shape(
+    config: dict[str, Any], path: Path, frontend: Frontend, vocabulary: Vocabulary
+) -> NetworkShape:
+    try:
+        shape = NetworkShape.from_config(
+            config["encoder_conf"],
+            input_size=frontend.get_buffer("shift").numel(),
+            vocab_size=vocabulary.size,
+        )
+    except (TypeError, ValueError) as error:
+        reason = f"its encoder_conf holds no number where one is needed ({error})"
+        raise ModelFileError(str(path), reason) from error
+    sizes = [size for name, size in vars(shape).items() if name != "tp_blocks"]
+    if min(sizes) < 1 or shape.tp_blocks < 0 or shape.output_size % shape.attention_heads:
+        raise ModelFileError(str(path), "its encoder_conf describes no network that can exist")
+    return shape
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in `model.pt`, freed of wrappers and of a "module." prefix; ModelFileError.
+
+    Only tensors are ever unpickled (`weights_only`), so that a checkpoint cannot run code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes lead the unpickler into errors of every kind
+        raise ModelFileError(str(path), "it is damaged, or holds more than weights") from error
+    for wrapper in STATE_WRAPPERS:
+        state = state[wrapper] if isinstance(state, dict) and wrapper in state else state
+    if not isinstance(state, dict):
+        raise ModelFileError(str(path), "it holds no state dict")
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def build_network(shape: NetworkShape, state: dict[str, Tensor], path: Path) -> SenseVoiceNetwork:
+    """A network with these weights in float32, for inference; ModelFileError names what does not fit."""
+    with torch.device("meta"):
+        network = SenseVoiceNetwork(shape)
+    wanted = network.state_dict()
+    _check_weights(wanted, state, path)
+    network.load_state_dict({name: state[name].float() for name in wanted}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _check_weights(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    """Keys beyond those wanted are left alone: training writes some that inference does not need."""
+    missing = [name for name in wanted if not isinstance(state.get(name), Tensor)]
+    if missing:
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelFileError(str(path), f"it has no weights {missing[0]}{others}")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            reason = f"{name} is {list(state[name].shape)}, but config.yaml and the vocabulary ask for"
+            raise ModelFileError(str(path), f"{reason} {list(tensor.shape)}")
+        if not state[name].is_floating_point() or not state[name].isfinite().all():
+            raise ModelFileError(str(path), f"{name} holds values that are no finite numbers")
+
+
+def describe(directory: Path, network: SenseVoiceNetwork) -> ModelInfo:
+    """Say which model a directory holds; one of the official shape is SenseVoiceSmall or made from it."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if directory.resolve() == STARTER_DIRECTORY.resolve():
+        return ModelInfo(
+            "starter", directory, True, "training/", "see MODEL_CARD.md", parameters, STARTER_ATTRIBUTION
+        )
+    if network.shape == OFFICIAL_SHAPE:
+        source = f"https://modelscope.cn/models/{HUBS['modelscope'].asr}"
+        return ModelInfo(
+            "SenseVoiceSmall", directory, False, source, OFFICIAL_LICENCE, parameters, OFFICIAL_ATTRIBUTION
+        )
+    return ModelInfo(directory.resolve().name, directory, False, str(directory), "unknown", parameters)

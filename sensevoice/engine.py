@@ -1,0 +1,127 @@
+"""From utterances to frame scores: the one place where the network runs.
+
+Engines keep nothing of a request, so any number of threads may share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sensevoice.checkpoint import Checkpoint, ModelInfo, Vocabulary
+from sensevoice.errors import DeviceError, UnknownLanguageError
+from sensevoice.features import frame_count
+from sensevoice.network import LANGUAGE_QUERIES, QUERY_FRAMES, query_ids
+from sensevoice.options import LANGUAGES
+from sensevoice.scores import FrameScores, Query
+
+Utterance = npt.NDArray[np.float32]
+
+ANY_LANGUAGE = Query()
+CPU_BATCH_FRAMES = 1_000  # one minute, padding included: more does not make a processor faster
+CUDA_BATCH_FRAMES = 20_000
+HEAD_FRAMES = 2_048  # the head's output is 25,055 wide: 200 MB at a time
+
+
+class Engine(Protocol):
+    """What recognises; stateless and safe to call from many threads at once."""
+
+    vocabulary: Vocabulary
+    info: ModelInfo
+    device: str
+
+    def recognise(self, utterances: Sequence[Utterance], query: Query = ...) -> list[FrameScores]:
+        """One FrameScores for each utterance, in order; utterances are [samples] float32 mono 16 kHz."""
+        ...
+
+
+def choose_device(device: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `cuda:n`; DeviceError if it is not here."""
+    gpus = (
+        [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    if device == "auto":
+        return torch.device(gpus[0] if gpus else "cpu")
+    available = ["auto", "cpu", *(["cuda"] if gpus else []), *gpus]
+    if device not in available:
+        raise DeviceError(device, available)
+    return torch.device("cuda:0" if device == "cuda" else device)
+
+
+class TorchEngine:
+    """The reference engine: plain PyTorch in float32, on a CPU or a GPU."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "auto", *, max_batch_frames: int | None = None
+    ) -> None:
+        """Move the checkpoint's network to the device; a batch has `max_batch_frames`, padding included."""
+        self._device = choose_device(device)
+        self._network = checkpoint.network.to(self._device)
+        self._frontend = checkpoint.frontend.to(self._device)
+        self._max_batch_frames = max_batch_frames or (
+            CPU_BATCH_FRAMES if self._device.type == "cpu" else CUDA_BATCH_FRAMES
+        )
+        self.vocabulary = checkpoint.vocabulary
+        self.info = checkpoint.info
+        self.device = str(self._device)
+
+    @torch.inference_mode()
+    def recognise(self, utterances: Sequence[Utterance], query: Query = ANY_LANGUAGE) -> list[FrameScores]:
+        """One FrameScores for each utterance, in order; without speech frames if shorter than 25 ms."""
+        if query.language not in LANGUAGE_QUERIES:
+            raise UnknownLanguageError(query.language, LANGUAGES)
+        results: dict[int, FrameScores] = {}
+        for batch in self._batches([self._frames(len(utterance)) for utterance in utterances]):
+            results.update(zip(batch, self._run([utterances[i] for i in batch], query), strict=True))
+        return [results[index] for index in range(len(utterances))]
+
+    def _frames(self, samples: int) -> int:
+        return QUERY_FRAMES + -(-frame_count(samples) // self._frontend.lfr_n)
+
+    def _batches(self, frames: Sequence[int]) -> Iterator[list[int]]:
+        """Indices of like-length utterances, the longest first, so that memory runs out early if at all."""
+        batch: list[int] = []
+        for index in sorted(range(len(frames)), key=lambda i: -frames[i]):
+            if batch and frames[batch[0]] * (len(batch) + 1) > self._max_batch_frames:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _run(self, utterances: Sequence[Utterance], query: Query) -> Iterator[FrameScores]:
+        features = [self._frontend(torch.from_numpy(np.ascontiguousarray(u, np.float32))) for u in utterances]
+        lengths = [len(feature) for feature in features]
+        encoded = self._encode(features, lengths, query)  # [batch, 4 + frames, size]
+        tags = self._network.ctc(encoded[:, :QUERY_FRAMES]).float().log_softmax(-1).cpu().numpy()
+        ids, probabilities = self._best_tokens(
+            torch.cat([rows[: QUERY_FRAMES + length] for rows, length in zip(encoded, lengths, strict=True)])
+        )
+        start = 0
+        for tag_log_probs, length in zip(tags, lengths, strict=True):
+            end = start + QUERY_FRAMES + length
+            yield FrameScores(ids[start:end], probabilities[start:end], tag_log_probs)
+            start = end
+
+    def _encode(self, features: Sequence[Tensor], lengths: Sequence[int], query: Query) -> Tensor:
+        asked = query_ids(query.language, query.use_itn)
+        queries = torch.tensor([asked] * len(features), device=self._device)
+        padded = None if len(set(lengths)) == 1 else torch.tensor(lengths, device=self._device)
+        x, valid = self._network.with_queries(pad_sequence(list(features), batch_first=True), queries, padded)
+        return self._network.encoder(x, valid)  # type: ignore[no-any-return]
+
+    def _best_tokens(self, encoded: Tensor) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """The best token of each of [frames, size], and its probability; only these leave the device."""
+        ids, probabilities = [], []
+        for block in torch.split(encoded, HEAD_FRAMES):
+            logits = self._network.ctc(block).float()  # [frames, vocabulary]
+            best, index = logits.max(-1)
+            ids.append(index.to(torch.int32))
+            probabilities.append((best - logits.logsumexp(-1)).exp())
+        return torch.cat(ids).cpu().numpy(), torch.cat(probabilities).cpu().numpy()
