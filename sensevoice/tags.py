@@ -245,8 +245,8 @@ def load_custom_tags(path: Path) -> tuple[Tag, ...]:
     """Read the tags that a checkpoint names for itself; a checkpoint without such a file has none.
 
     The file is `{"SPECIAL_TOKEN_1": {"name": "Doorbell", "kind": "event", "zh": "门铃", "en": "Doorbell",
-    "emoji": "🔔", "aliases": ["RING"]}, ...}`, kind being "event" or "emotion"; zh and en default to the name,
-    emoji and aliases to none. Raises ModelFileError naming the entry that is wrong.
+    "emoji": "🔔", "aliases": ["RING"]}, ...}`, kind being "event" or "emotion"; zh and en default to the
+    name, emoji and aliases to none. Raises ModelFileError naming the entry that is wrong.
     """
     if not path.exists():
         return ()
@@ -277,7 +277,7 @@ def _custom_tag(token: str, entry: object) -> Tag:
         raise ValueError(f"{token}: it must be an object")
     if surplus := sorted(entry.keys() - _CUSTOM_KEYS):
         raise ValueError(f"{token}: unknown key {surplus[0]!r}")
-    if entry.get("kind") not in _CUSTOM_KINDS:
+    if entry.get("kind") not in tuple(_CUSTOM_KINDS):
         raise ValueError(f"{token}: kind must be event or emotion")
     name = _short_text(token, "name", entry.get("name"))
     zh, en = (_short_text(token, key, entry.get(key, name)) for key in ("zh", "en"))
