@@ -120,6 +120,11 @@ def read_scores(
     )
 
 
+def heard_language(scores: FrameScores, vocabulary: TokenTable) -> str:
+    """The language that the network itself would name, whatever is allowed."""
+    return _best_tag(scores.tag_log_probs[LANGUAGE_FRAME], vocabulary.tag_ids(TagKind.LANGUAGE)).name
+
+
 def greedy_tokens(scores: FrameScores, vocabulary: TokenTable) -> tuple[Token, ...]:
     """The tokens of the speech frames with their times; tags among them are left out.
 

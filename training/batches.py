@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from sensevoice.network import query_ids
@@ -30,6 +31,9 @@ SPEEDS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.08, 1.13)
 PROBES_MS = (-20, 0, 20)  # where within a frame the phoneme is read
 LENGTHS_S = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 22.0)
 LENGTH_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
+MAX_UNITS = 256  # phonemes of one utterance, end marks included
+NEVER = 2**40
+UNVOICED_EVENTS = ("BGM", "Breath")  # a voice activity detector is to pass these over
 GRID = 9_600  # samples: batch widths are multiples of this, so that spectra have quick sizes
 
 
@@ -266,6 +270,24 @@ class Mixer:
             self._phonemes(utterance, begin, length, frames, factor),
         )
 
+    def activity(self, plan: Plan, frames: int) -> Tensor:
+        """Whether a voice (or applause) sounds in each 10 ms frame of the plan's batch, [items, frames].
+
+        Read off the clean signals: within 38 dB of the loudest frame, pauses under 150 ms filled.
+        """
+        width = int(plan.total.max())
+        width += -width % GRID
+        target = round(width / plan.stretch / 480) * 480
+        utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
+        heard = replace(plan, event_row=[event for event in plan.event_row if event[1] not in UNVOICED_EVENTS])
+        sounds = self._add_events(self._gather(utterance, begin, length, width), heard)
+        energy = F.avg_pool1d(sounds.square()[:, None], 400, 160)[:, 0]
+        loudest = energy.amax(dim=1, keepdim=True)
+        active = ((energy > loudest * 10**-3.8) & (energy > 1e-7)).float()[:, None]
+        closed = -F.max_pool1d(-F.max_pool1d(active, 15, 1, 7), 15, 1, 7)
+        at = (torch.arange(frames, device=self.device) * (width / target)).long().clamp_max(closed.shape[2] - 1)
+        return closed[:, 0, at] > 0.5
+
     def _tensor(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
@@ -277,7 +299,8 @@ class Mixer:
         for piece in range(begin.shape[1]):
             within = columns - begin[:, piece : piece + 1]
             last = length[:, piece : piece + 1]
-            taken = self.speech.audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum(last)]
+            end = (last - 1).clamp_min(0)
+            taken = self.speech.audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum(end)]
             out += torch.where((within >= 0) & (within < last), taken.float() / 32_768, 0.0)
         return out
 
@@ -310,7 +333,3 @@ class Mixer:
         ends = torch.where(column < count, ends, NEVER)
         position = torch.searchsorted(ends, sample.clamp_min(0), right=True).minimum(count - 1)
         return self.speech.units[first + position].long()
-
-
-MAX_UNITS = 256  # phonemes of one utterance, end marks included
-NEVER = 2**40

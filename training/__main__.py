@@ -1,0 +1,262 @@
+"""`python -m training STAGE --work DIR`: from text to a packed checkpoint, in stages that can be rerun.
+
+Stages: text (CPU), audio, train, vad, pack, or all. Each reads what the stages before it left in DIR:
+text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops), audio/, model/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+import torch
+from torch import Tensor
+
+from sensevoice.features import Frontend
+from sensevoice.network import NetworkShape
+from training.augment import SoundBank
+from training.batches import Catalogue, Mixer, Plan, Recipe, plans
+from training.evaluate import Clip, evaluate
+from training.events import coloured_noise, event_bank, room_response
+from training.kokoro import Synthesiser, load_kokoro, load_symbols
+from training.pack import pack_recogniser, pack_vad
+from training.speech import EMOTIONS, LANGUAGES, Line, Speech, requests_for, synthesise
+from training.train import Schedule, TrainingNetwork, measure_cmvn, optimise
+from training.train_vad import train_vad
+
+TAGS = (
+    "zh en yue ja ko nospeech HAPPY SAD ANGRY NEUTRAL EMO_UNKNOWN Speech BGM Laughter Applause Cry Cough Sneeze "
+    "Breath Event_UNK withitn woitn"
+).split()
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The text stage's lines."""
+    with lzma.open(path, "rt", encoding="utf-8") as file:
+        return [Line(**json.loads(row)) for row in file]
+
+
+def device() -> str:
+    """The accelerator if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# --- audio -----------------------------------------------------------------------------------------
+
+
+def make_audio(work: Path, *, seconds: float, seed: int, limit: int | None, batch_frames: int) -> None:
+    """Speak the held-out lines, then as many training lines as the time allows."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.manual_seed(seed)
+    began = time.monotonic()
+    model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
+    synthesiser = Synthesiser(model, device())
+    symbols = load_symbols(work / "kokoro" / "vocab.json")
+    voices = dict(np.load(work / "kokoro" / "voices.npz"))
+    print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
+    (work / "audio").mkdir(exist_ok=True)
+    for name in ("held_out", "train"):
+        lines = read_lines(work / "text" / f"{name}.jsonl.xz")
+        lines = shuffled(lines, seed)[:limit] if name == "train" else lines[:limit]
+        requests, emotions = requests_for(lines, symbols, voices, seed)
+        until = began + seconds if name == "train" else float("inf")
+        with torch.inference_mode():
+            speech = synthesise(synthesiser, requests, emotions, until=until, batch_frames=batch_frames)
+        speech.save(work / "audio" / f"{name}.pt")
+        hours = speech.length.sum().item() / 16_000 / 3600
+        print(f"{name}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
+
+
+def shuffled(lines: list[Line], seed: int) -> list[Line]:
+    """The same order for every stage."""
+    order = np.random.default_rng(seed).permutation(len(lines))
+    return [lines[i] for i in order]
+
+
+# --- material for batches --------------------------------------------------------------------------
+
+
+def load_bank(work: Path, seed: int, per_kind: int, workers: int) -> tuple[dict[str, Tensor], SoundBank]:
+    """Sound events by name, and what distorts speech, on the device."""
+    sounds = event_bank(per_kind, seed, workers)
+    events = {name: torch.from_numpy(_same_width(clips)).to(device()) for name, clips in sounds.items()}
+    rng = np.random.default_rng(seed)
+    noises = np.stack([coloured_noise(rng, 160_000, rng.uniform(-2.2, 0.6)) for _ in range(per_kind)])
+    rooms = _same_width([room_response(rng, rng.uniform(0.12, 0.7)) for _ in range(per_kind)], 12_000, tile=False)
+    music = events["BGM"] / events["BGM"].square().mean(1, keepdim=True).sqrt().clamp_min(1e-4)
+    bank = SoundBank(torch.from_numpy(noises).to(device()), music, torch.from_numpy(rooms).to(device()))
+    return {name: clips / clips.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3) for name, clips in events.items()}, bank
+
+
+def _same_width(clips: list[Any], width: int = 96_000, *, tile: bool = True) -> Any:
+    rows = np.zeros((len(clips), width), np.float32)
+    for row, clip in zip(rows, clips, strict=True):
+        if tile:
+            row[:] = np.resize(clip, width)
+        else:
+            row[: len(clip)] = clip[:width]
+    return rows
+
+
+def catalogue_of(
+    speech: Speech, lines: list[Line], tokenizer: spm.SentencePieceProcessor, events: dict[str, Tensor]
+) -> Catalogue:
+    """What the planners need to know."""
+    line = speech.line.cpu().numpy()
+    lang = np.array([LANGUAGES.index(one.lang) for one in lines])
+    return Catalogue(
+        length=speech.length.cpu().numpy(),
+        line=line,
+        emotion=speech.emotion.cpu().numpy(),
+        lang=lang[line],
+        with_itn=tokenizer.encode([one.text for one in lines]),
+        without_itn=tokenizer.encode([one.plain for one in lines]),
+        tag_ids={name: tokenizer.piece_to_id(f"<|{name}|>") for name in TAGS},
+        events={name: len(clips) for name, clips in events.items()},
+    )
+
+
+def held_out_clips(work: Path, split: str) -> list[Clip]:
+    """The development or test clips with their truth."""
+    lines = read_lines(work / "text" / "held_out.jsonl.xz")
+    speech = Speech.load(work / "audio" / "held_out.pt")
+    clips = []
+    for start, length, line, emotion in zip(
+        *(t.tolist() for t in (speech.start, speech.length, speech.line, speech.emotion)), strict=True
+    ):
+        if lines[line].split == split:
+            samples = speech.audio[start : start + length].numpy().astype(np.float32) / 32_768 * 0.4
+            clips.append(Clip(samples, lines[line].lang, lines[line].plain, EMOTIONS[emotion], "Speech"))
+    return clips
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def materials(
+    work: Path, seed: int, per_kind: int, workers: int, limit: int | None, recipe: Recipe
+) -> tuple[Mixer, Iterator[Plan], spm.SentencePieceProcessor]:
+    """Everything a training stage draws batches from."""
+    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), seed)[:limit]
+    tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / "starter.bpe.model"))
+    speech = Speech.load(work / "audio" / "train.pt").to(device())
+    events, bank = load_bank(work, seed, per_kind, workers)
+    catalogue = catalogue_of(speech, lines, tokenizer, events)
+    unknown = [name for name, number in catalogue.tag_ids.items() if number == tokenizer.unk_id()]
+    if unknown:
+        raise KeyError(f"tags without a token: {unknown}")
+    return Mixer(speech, events, bank), plans(catalogue, recipe, seed=seed, workers=workers), tokenizer
+
+
+def identity_frontend(lfr_m: int, lfr_n: int) -> Frontend:
+    """A frontend that does not normalise yet."""
+    width = 80 * lfr_m
+    return Frontend(np.zeros(width, np.float32), np.ones(width, np.float32), lfr_m=lfr_m, lfr_n=lfr_n)
+
+
+def normalised_frontend(lfr_m: int, lfr_n: int, mixer: Mixer, drawn: Iterator[Plan]) -> Frontend:
+    """A frontend whose CMVN was measured on distorted batches."""
+    frontend = identity_frontend(lfr_m, lfr_n).to(mixer.device)
+    batches = [mixer.realise(plan, 0.7) for plan in islice(drawn, 6)]
+    frontend.shift, frontend.scale = measure_cmvn(frontend, batches)
+    return frontend
+
+
+def train_recogniser(work: Path, args: argparse.Namespace) -> None:
+    """Train, evaluate on the development clips now and then, pack the averaged weights."""
+    torch.manual_seed(args.seed)
+    amp = device() == "cuda"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    recipe = Recipe(batch_s=args.batch_s)
+    mixer, drawn, tokenizer = materials(work, args.seed, args.per_kind, args.workers, args.limit, recipe)
+    print("materials ready", flush=True)
+    frontend = normalised_frontend(7, 6, mixer, drawn)
+    shape = NetworkShape(
+        output_size=args.width,
+        attention_heads=4,
+        linear_units=args.hidden,
+        num_blocks=args.blocks,
+        tp_blocks=args.tp_blocks,
+        vocab_size=tokenizer.vocab_size(),
+    )
+    model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(mixer.device)
+    print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
+    schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps)
+    clips = held_out_clips(work, "dev")
+    last = time.monotonic()
+    out = work / "model"
+    for step, average in optimise(model, mixer, drawn, schedule, amp=amp):
+        if time.monotonic() - last > args.evaluate_every_s:
+            average.swap()
+            model.eval()
+            scores = evaluate(model.network, frontend, tokenizer, clips[:150])
+            print(f"dev at {step.number}: {scores.summary()}", flush=True)
+            pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
+            average.swap()
+            model.train()
+            last = time.monotonic()
+    average.swap()
+    pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
+    for split in ("dev", "test"):
+        scores = evaluate(model.network, frontend, tokenizer, held_out_clips(work, split))
+        print(f"{split}: {scores.summary()}", flush=True)
+        for language, pairs in scores.examples.items():
+            for found, wanted in pairs[:3]:
+                print(f"  {language}: {found} | {wanted}", flush=True)
+
+
+def train_detector(work: Path, args: argparse.Namespace) -> None:
+    """Train and pack the voice activity detector."""
+    torch.manual_seed(args.seed)
+    recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06)
+    mixer, drawn, _ = materials(work, args.seed + 1, args.per_kind, args.workers, args.limit, recipe)
+    frontend = normalised_frontend(5, 1, mixer, drawn)
+    model = train_vad(frontend, mixer, drawn, seconds=args.seconds)
+    pack_vad(work / "model" / "vad", model.encoder, frontend)
+
+
+def main() -> None:
+    """Run one stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=("text", "audio", "train", "vad", "all"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600.0, help="time for the stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="only so many lines")
+    parser.add_argument("--steps", type=int, help="train so many steps instead of by the clock")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--per-kind", type=int, default=300, help="sound events of each kind")
+    parser.add_argument("--batch-s", type=float, default=900.0)
+    parser.add_argument("--batch-frames", type=int, default=8_000, help="of the vocoder, 25 ms each")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--blocks", type=int, default=9)
+    parser.add_argument("--tp-blocks", type=int, default=2)
+    parser.add_argument("--evaluate-every-s", type=float, default=120.0)
+    args = parser.parse_args()
+    work: Path = args.work
+    if args.stage in ("text", "all"):
+        from training.text import make_text
+
+        make_text(work / "text", seed=args.seed)
+    if args.stage in ("audio", "all"):
+        make_audio(work, seconds=args.seconds, seed=args.seed, limit=args.limit, batch_frames=args.batch_frames)
+    if args.stage in ("train", "all"):
+        train_recogniser(work, args)
+    if args.stage in ("vad", "all"):
+        train_detector(work, args)
+
+
+if __name__ == "__main__":
+    main()

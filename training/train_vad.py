@@ -1,0 +1,73 @@
+"""Stage "vad": an FSMN-VAD of the official shape, taught by the exact truth that synthesis knows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sensevoice.features import Frontend
+from sensevoice.vad_network import FsmnEncoder
+from training.batches import Batch, Mixer, Plan
+
+SILENCE_CLASS = 0
+LAG_FRAMES = 2  # the network may look this far past the frame it judges: half of its five stacked frames
+
+
+class VadModel(nn.Module):
+    """Frontend and FSMN; the truth is binary, the output official: silence is class 0, speech the rest."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        super().__init__()
+        self.frontend = frontend
+        self.encoder = FsmnEncoder()
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """[batch, samples] -> log-odds of speech, [batch, frames]."""
+        with torch.no_grad():
+            features = self.frontend(samples)
+        logits, _ = self.encoder(features)
+        silence, rest = logits[..., SILENCE_CLASS], logits[..., SILENCE_CLASS + 1 :]
+        return rest.logsumexp(-1) - silence  # type: ignore[no-any-return]
+
+
+def vad_loss(model: VadModel, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and share of frames judged right, padding left out."""
+    odds = model(batch.samples)
+    truth = truth[:, : odds.shape[1]]
+    inside = torch.arange(odds.shape[1], device=odds.device) < ((batch.lengths - 400) // 160)[:, None]
+    loss = F.binary_cross_entropy_with_logits(odds, truth.float(), reduction="none")
+    count = inside.sum().clamp_min(1)
+    return (loss * inside).sum() / count, (((odds > 0) == truth) & inside).sum() / count
+
+
+def train_vad(
+    frontend: Frontend, mixer: Mixer, plans: Iterator[Plan], *, seconds: float, peak_rate: float = 2e-3
+) -> VadModel:
+    """Train until the time is up; a step that is not finite is left out."""
+    model = VadModel(frontend).to(mixer.device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak_rate, weight_decay=0.01)
+    began, step, right = time.monotonic(), 0, 0.0
+    while (progress := (time.monotonic() - began) / seconds) < 1:
+        plan = next(plans)
+        batch = mixer.realise(plan, min(1.0, 0.3 + progress))
+        truth = mixer.activity(plan, batch.samples.shape[1] // 160)
+        loss, share = vad_loss(model, batch, truth)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        warm = min(1.0, (step + 1) / 200)
+        for group in optimiser.param_groups:
+            group["lr"] = peak_rate * warm * (0.01 + 0.495 * (1 + math.cos(math.pi * progress)))
+        if torch.isfinite(norm):
+            optimiser.step()
+        right += float(share)
+        step += 1
+        if step % 200 == 0:
+            print(f"vad step {step} ({progress:.0%}) loss {loss.item():.4f} frames right {right / 200:.4f}", flush=True)
+            right = 0.0
+    return model.eval()
