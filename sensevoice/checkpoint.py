@@ -11,6 +11,7 @@ custom_tags.json           optional: names for the free SPECIAL_TOKEN_n
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import sentencepiece
 import torch
 import yaml  # type: ignore[import-untyped]
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sensevoice.errors import ModelFileError, ModelNotFoundError
 from sensevoice.features import SAMPLE_RATE, Frontend
@@ -39,6 +41,8 @@ STARTER_ATTRIBUTION = (
     "SenseVoice Studio's starter model, trained by this project on synthetic speech; its sources and their "
     "licences are listed in training/README.md and sensevoice/starter/MODEL_CARD.md."
 )
+_KINDS = {tag.token: tag.kind for tag in TAGS}
+_TAG = re.compile(r"<\|.+\|>")
 STATE_WRAPPERS = ("state_dict", "model_state_dict", "model")  # as FunASR's own loader unwraps them
 
 
@@ -71,25 +75,23 @@ class Vocabulary:
     """The SentencePiece pieces of one checkpoint, and which of them are tags.
 
     Tags are found by their spelling, `<|HAPPY|>`, since every checkpoint may number them differently.
-    A custom tag counts under the kind and name that the checkpoint gives it.
+    Whatever a checkpoint calls them, its SPECIAL_TOKEN_n are of the kind CUSTOM here.
     """
 
     blank_id = 0
 
-    def __init__(
-        self, processor: sentencepiece.SentencePieceProcessor, custom_tags: Sequence[Tag] = ()
-    ) -> None:
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
         self.size: int = processor.GetPieceSize()
-        special = {piece: id for id in range(self.size) if (piece := self.piece(id)).startswith("<|")}
+        special = {piece[2:-2]: id for id in range(self.size) if _TAG.fullmatch(piece := self.piece(id))}
         self._special_ids = frozenset(special.values())
         self._tag_ids: dict[TagKind, dict[str, int]] = {kind: {} for kind in TagKind}
-        for tag in (*TAGS, *custom_tags):
-            if (id := special.get(f"<|{tag.token}|>")) is not None:
-                self._tag_ids[tag.kind][tag.name] = id
+        for token, id in special.items():
+            if token in _KINDS or token.startswith("SPECIAL_TOKEN_"):
+                self._tag_ids[_KINDS.get(token, TagKind.CUSTOM)][token] = id
 
     @classmethod
-    def load(cls, path: Path, custom_tags: Sequence[Tag] = ()) -> Vocabulary:
+    def load(cls, path: Path) -> Vocabulary:
         """Read a `*.bpe.model`; ModelFileError if it is none."""
         processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -98,7 +100,7 @@ class Vocabulary:
             raise ModelFileError(str(path), "it is no SentencePiece vocabulary") from error
         if processor.GetPieceSize() == 0:
             raise ModelFileError(str(path), "it is an empty SentencePiece vocabulary")
-        return cls(processor, custom_tags)
+        return cls(processor)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, tags included, with SentencePiece's spacing (FunASR's `tokenizer.decode`)."""
@@ -130,7 +132,7 @@ def load_checkpoint(directory: Path) -> Checkpoint:
     config = read_config(_required(directory / "config.yaml"))
     cmvn, weights = _required(directory / "am.mvn"), _required(directory / "model.pt")
     custom_tags = load_custom_tags(directory / CUSTOM_TAGS_FILE)
-    vocabulary = Vocabulary.load(find_tokenizer(directory), custom_tags)
+    vocabulary = Vocabulary.load(find_tokenizer(directory))
     frontend = Frontend.from_config(config["frontend_conf"], cmvn)
     shape = _network_shape(config, directory / "config.yaml", frontend, vocabulary)
     network = build_network(shape, read_weights(weights), weights)
@@ -223,9 +225,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Skip `torch.nn.init`: its values are replaced at once, and on "meta" it imports torch._dynamo (2 s)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else None
+        return func(*args, **(kwargs or {}))
+
+
 def build_network(shape: NetworkShape, state: dict[str, Tensor], path: Path) -> SenseVoiceNetwork:
     """A network with these weights in float32, for inference; ModelFileError names what does not fit."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         network = SenseVoiceNetwork(shape)
     wanted = network.state_dict()
     _check_weights(wanted, state, path)

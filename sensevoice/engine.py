@@ -20,6 +20,7 @@ from sensevoice.features import frame_count
 from sensevoice.network import LANGUAGE_QUERIES, QUERY_FRAMES, query_ids
 from sensevoice.options import LANGUAGES
 from sensevoice.scores import FrameScores, Query
+from sensevoice.tags import TAGS, Tag
 
 Utterance = npt.NDArray[np.float32]
 
@@ -33,6 +34,7 @@ class Engine(Protocol):
     """What recognises; stateless and safe to call from many threads at once."""
 
     vocabulary: Vocabulary
+    tags: tuple[Tag, ...]  # the tag table, with the names that the checkpoint gives to its custom tokens
     info: ModelInfo
     device: str
 
@@ -68,6 +70,7 @@ class TorchEngine:
             CPU_BATCH_FRAMES if self._device.type == "cpu" else CUDA_BATCH_FRAMES
         )
         self.vocabulary = checkpoint.vocabulary
+        self.tags = TAGS + checkpoint.custom_tags
         self.info = checkpoint.info
         self.device = str(self._device)
 
@@ -96,7 +99,9 @@ class TorchEngine:
             yield batch
 
     def _run(self, utterances: Sequence[Utterance], query: Query) -> Iterator[FrameScores]:
-        features = [self._frontend(torch.from_numpy(np.ascontiguousarray(u, np.float32))) for u in utterances]
+        features = [
+            self._frontend(torch.from_numpy(np.require(u, np.float32, ["C", "W"]))) for u in utterances
+        ]
         lengths = [len(feature) for feature in features]
         encoded = self._encode(features, lengths, query)  # [batch, 4 + frames, size]
         tags = self._network.ctc(encoded[:, :QUERY_FRAMES]).float().log_softmax(-1).cpu().numpy()
