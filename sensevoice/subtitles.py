@@ -167,11 +167,10 @@ class _Text:
         return _BREAK_COST[self.atoms[middle - 1].ending] + difference / 4
 
     def _cost(self, first: int, end: int) -> float:
-        ending = "sentence" if end == len(self.atoms) else self.atoms[end - 1].ending
         inner = self._inner_costs[end - 1] - self._inner_costs[first]
         fullness = self._width(first, end) / (MAX_LINES * MAX_LINE_COLUMNS)
         awkward = 0.0 if self._parts_well(first, end) else _UNMARKED_LINE_COST
-        return _CUE_COST + _BREAK_COST[ending] + inner + awkward + _FULL_CUE_COST * fullness**2
+        return _CUE_COST + self._break_costs[end - 1] + inner + awkward + _FULL_CUE_COST * fullness**2
 
     def _parts_well(self, first: int, end: int) -> bool:
         """Whether this fits one line, or two that part at punctuation."""
@@ -213,10 +212,23 @@ class _Text:
         return list(accumulate(places, max, initial=0))
 
     @cached_property
+    def _pauses(self) -> list[bool]:
+        """Whether the speaker pauses after each atom but the last."""
+        return [after.start_ms - atom.end_ms >= PAUSE_MS for atom, after in pairwise(self.atoms)]
+
+    @cached_property
+    def _break_costs(self) -> list[float]:
+        """What it costs to end a cue after each atom."""
+        rests = [*self._pauses, True]
+        return [
+            0.0 if rest else _BREAK_COST[atom.ending] for atom, rest in zip(self.atoms, rests, strict=True)
+        ]
+
+    @cached_property
     def _inner_costs(self) -> list[float]:
         """What it costs to go on, without a new cue, after all atoms before each."""
         costs = (
-            _INNER_COST[atom.ending] + _PAUSE_COST * (after.start_ms - atom.end_ms >= PAUSE_MS)
-            for atom, after in pairwise(self.atoms)
+            _INNER_COST[atom.ending] + _PAUSE_COST * pause
+            for atom, pause in zip(self.atoms, self._pauses, strict=False)
         )
         return list(accumulate(costs, initial=0.0))

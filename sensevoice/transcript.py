@@ -160,8 +160,8 @@ def labelled_text(
 ) -> str:
     """The transcript as people read it: a line for each segment's words, then one for its event.
 
-    An emotion leads its line, `[开心] 今天天气真好!`, with a question mark if it is uncertain, `[开心?] …`; an
-    event stands alone, `[掌声]`. `options` and `tags` default to those of the transcript. Styles and
+    An emotion leads its line, `[开心] 今天天气真好!`, with a question mark if it is uncertain, `[开心?] …`;
+    an event stands alone, `[掌声]`. `options` and `tags` default to those of the transcript. Styles and
     languages, and the errors they raise, are those of `tags.marker`.
     """
     if isinstance(source, Transcript):

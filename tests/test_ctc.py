@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sensevoice.ctc import Token, TokenTable, greedy_tokens, raw_text, read_scores
@@ -133,13 +133,15 @@ def plain_path(ids: Sequence[int], probabilities: Sequence[float]) -> list[tuple
     return path
 
 
+# a busy machine is no fault of the code
+thorough = settings(deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 frames = st.lists(
     st.tuples(st.integers(0, len(PIECES) - 1), st.floats(0.0625, 1, width=32), st.integers(1, 4)), max_size=40
 )
 
 
 @given(frames)
-@settings(deadline=None, database=None)
+@thorough
 def test_any_path_gives_the_tokens_of_the_frame_by_frame_loop(runs: list[tuple[int, float, int]]) -> None:
     ids = [id for id, _, count in runs for _ in range(count)]
     probabilities = [probability for _, probability, count in runs for _ in range(count)]
@@ -182,7 +184,7 @@ def sentencepiece_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> TokenT
 
 
 @given(st.data())
-@settings(deadline=None, database=None, max_examples=200)
+@thorough
 def test_token_texts_spell_what_sentencepiece_decodes(
     sentencepiece_vocabulary: SentencePieceVocabulary, data: st.DataObject
 ) -> None:
