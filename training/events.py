@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def coloured_noise(rng: Rng, samples: int, slope: float) -> Samples:
     hertz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     spectrum *= np.maximum(hertz, 30.0) ** (slope / 2)
     noise = np.fft.irfft(spectrum, size)[:samples]
-    return (noise / (np.sqrt(np.mean(noise**2)) + 1e-12)).astype(np.float32)
+    return np.asarray(noise / (np.sqrt(np.mean(noise**2)) + 1e-12), np.float32)
 
 
 def room_response(rng: Rng, rt60_s: float) -> Samples:
@@ -61,14 +61,14 @@ def room_response(rng: Rng, rt60_s: float) -> Samples:
     white = rng.standard_normal(size)
     dull = signal.lfilter([0.3], [1, -0.7], white)
     tail = decay * (dull + (white - dull) * decay ** rng.uniform(0.2, 2.0))
-    first = rng.integers(16, 160)  # 1 to 10 ms until the nearest wall answers
+    first = int(rng.integers(16, min(160, size // 2)))  # 1 to 10 ms until the nearest wall answers
     tail[:first] = 0
-    early = rng.integers(first, min(size, first + 1200), rng.integers(4, 14)) if size > first else []
+    early = rng.integers(first, min(size, first + 1200), rng.integers(4, 14))
     tail[early] += rng.normal(0, 4, len(early)) * decay[early]
     direct_share = rng.uniform(0.15, 0.85)
     tail *= np.sqrt((1 - direct_share) / (np.sum(tail**2) + 1e-12))
     tail[0] = np.sqrt(direct_share)
-    return (tail / np.sqrt(np.sum(tail**2))).astype(np.float32)
+    return np.asarray(tail / np.sqrt(np.sum(tail**2)), np.float32)
 
 
 def _wander(rng: Rng, samples: int, rate_hz: float) -> Array:
@@ -100,7 +100,7 @@ def _finish(rng: Rng, sound: Array, wet: float = 0.5) -> Samples:
     fade = min(160, len(sound) // 4)
     sound[len(sound) - fade :] *= np.linspace(1, 0, fade)
     peak = np.abs(sound).max()
-    return (sound * (rng.uniform(0.5, 0.9) / (peak + 1e-9))).astype(np.float32)
+    return np.asarray(sound * (rng.uniform(0.5, 0.9) / (peak + 1e-9)), np.float32)
 
 
 # --- the voice -------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def _another_person(rng: Rng, laugh: Array) -> Array:
     """The same laugh by a longer or shorter throat, at another moment [samples]."""
     pace = 2 ** rng.uniform(-0.35, 0.35)
     times = (np.arange(len(laugh)) * pace + rng.integers(len(laugh))) % len(laugh)
-    return np.interp(times, np.arange(len(laugh)), laugh)
+    return np.asarray(np.interp(times, np.arange(len(laugh)), laugh))
 
 
 def _laughter(rng: Rng, samples: int) -> Samples:
@@ -284,7 +284,7 @@ def _laughter(rng: Rng, samples: int) -> Samples:
     for _ in range(min(people, 3)):
         voice, style = _voice(rng, babies=0.05), _laugh_style(rng)
         pause = (0.05, rng.uniform(0.2, 0.9) * (1 + people / 4))
-        laugh = _one_after_another(rng, samples, lambda v=voice, s=style: _laugh_bout(rng, v, s), pause)
+        laugh = _one_after_another(rng, samples, partial(_laugh_bout, rng, voice, style), pause)
         laughs.append(laugh / (np.abs(laugh).max() + 1e-9))
     laughs += [_another_person(rng, laughs[i % 3]) for i in range(people - len(laughs))]
     return _finish(rng, np.sum([laugh * rng.uniform(0.3, 1.0) for laugh in laughs], axis=0))
@@ -325,7 +325,8 @@ def _claps(rng: Rng, samples: int, clappers: int) -> Array:
     inside = (times >= 0) & (times < samples)
     impulses = np.zeros((kinds, samples))
     np.add.at(impulses, (hands[inside], times[inside]), levels[inside])
-    return np.sum([signal.oaconvolve(row, _clap_kernel(rng))[:samples] for row in impulses], axis=0)
+    rows = [signal.oaconvolve(row, _clap_kernel(rng))[:samples] for row in impulses]
+    return np.asarray(np.sum(rows, axis=0))
 
 
 def _cheer(rng: Rng, samples: int) -> Array:
