@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensevoice.ctc import Token, TokenTable, greedy_tokens, raw_text, read_scores
+from sensevoice.ctc import Token, TokenTable, greedy_tokens, heard_language, raw_text, read_scores
 from sensevoice.scores import FrameScores
 from sensevoice.tags import TAGS, Tag, TagKind, find_tag
 
@@ -242,6 +242,12 @@ def test_silence_is_no_language_so_nospeech_is_always_allowed() -> None:
 def test_auto_among_the_allowed_languages_allows_all() -> None:
     scores = make_scores([], tags=[{"en": 0.2}, {}, {}, {}])
     assert read_scores(scores, VOCABULARY, allowed_languages=("auto", "en")).language.name == "zh"
+
+
+def test_the_language_heard_is_that_of_the_network_whatever_is_allowed() -> None:
+    scores = make_scores([], tags=[{"en": 0.2}, {}, {}, {}])
+    assert heard_language(scores, VOCABULARY) == "zh"
+    assert read_scores(scores, VOCABULARY, allowed_languages=("en",)).language.name == "en"
 
 
 def test_ban_emo_unk_masks_emo_unknown_and_nothing_else() -> None:
