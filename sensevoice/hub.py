@@ -287,10 +287,20 @@ def _translated(error: Exception, hub: Hub, model_id: str) -> ModelError:
     path, cause = next((pair for pair in causes if _hashes_in(pair[1])), causes[0])
     if hashes := _hashes_in(cause):
         return ChecksumError(path, *hashes)
-    status = getattr(getattr(cause, "response", None), "status_code", getattr(cause, "status_code", None))
-    if status in (401, 403, 404) or "NotExist" in type(cause).__name__:
+    if any(_status(link) in (401, 403, 404) or "NotExist" in type(link).__name__ for link in _chain(cause)):
         return ModelNotFoundError(model_id)
     return HubUnreachableError(hub.name, _one_line(cause))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: BaseException) -> object:
+    response = getattr(error, "response", None)
+    return getattr(response if response is not None else error, "status_code", None)
 
 
 def _hashes_in(error: BaseException) -> tuple[str, str] | None:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from sensevoice.hub import HUBS
+from sensevoice.options import LANGUAGES, TranscribeOptions
+from sensevoice.settings import Hub, Settings, SpokenLanguage
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SENSEVOICE_{name.upper()}", raising=False)
+
+
+def test_a_bare_environment_gives_the_documented_defaults():
+    settings = Settings()
+    assert settings.model is None
+    assert (settings.hub, settings.device, settings.offline) == ("modelscope", "auto", False)
+    assert (settings.host, settings.port) == ("0.0.0.0", 6006)
+    assert (settings.lang, settings.language) == ("auto", "auto")
+    assert settings.max_duration_s == TranscribeOptions().max_duration_s
+
+
+def test_the_environment_overrides_each_default(monkeypatch: pytest.MonkeyPatch):
+    values = {
+        **{"model": "/models/mine", "hub": "huggingface", "device": "cuda:1", "offline": True},
+        **{"host": "127.0.0.1", "port": 8000, "lang": "en", "language": "yue"},
+        **{"max_duration_s": 60.0, "max_upload_mb": 5.0, "log_level": "debug"},
+    }
+    assert values.keys() == Settings.model_fields.keys()
+    for name, value in values.items():
+        monkeypatch.setenv(f"SENSEVOICE_{name.upper()}", "1" if value is True else str(value))
+    assert Settings().model_dump() == values
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SENSEVOICE_MODEL", "")
+    monkeypatch.setenv("SENSEVOICE_PORT", "")
+    assert (Settings().model, Settings().port) == (None, 6006)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("language", "xx"),
+        ("hub", "github"),
+        ("max_duration_s", "0"),
+        ("offline", "perhaps"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    monkeypatch.setenv(f"SENSEVOICE_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_every_setting_is_described_and_choices_agree_with_the_rest():
+    assert all(field.description for field in Settings.model_fields.values())
+    assert SpokenLanguage.__args__ == LANGUAGES
+    assert Hub.__args__ == tuple(HUBS)
