@@ -1,0 +1,312 @@
+"""The training text: 20,000 utterances a language with phonemes, and the held-out sentences.
+
+    python -m training.text --out DIR [--seed 0] [--lines 20000] [--sources DIR]
+
+writes train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model. A line is
+{"lang", "kind", "text" (with ITN), "plain" (spoken words), "phonemes"}; held-out lines have "split"
+and "example" too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import random
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from training import sources, tokens
+from training.numbers import Pair
+from training.phonemes import UnspeakableError, phonemise
+from training.templates import Templates
+
+LANGUAGES = ("zh", "en", "yue", "ja", "ko")
+PACKAGES = Path(".carry/packages")
+HELD_OUT = Path(__file__).parent / "held_out.json"
+SHARES = {  # of a language's lines; what natural sentences cannot fill, templates do
+    "natural": {"en": 0.40, "zh": 0.28, "yue": 0.66, "ja": 0.28, "ko": 0.26},
+    "words": {"en": 0.20, "zh": 0.20, "yue": 0.0, "ja": 0.18, "ko": 0.18},
+    "numbers": dict.fromkeys(LANGUAGES, 0.09),
+    "short": dict.fromkeys(LANGUAGES, 0.04),
+    "mixed": {"en": 0.0, "zh": 0.04, "yue": 0.03, "ja": 0.0, "ko": 0.0},
+}
+SECTIONS = {"template": "everyday", "numbers": "numbers", "short": "short", "mixed": "mixed"}
+HAN_LIMIT, HANGUL_LIMIT = 3_450, 1_250
+SHINGLE, SHARED_LIMIT = 5, 0.7
+SYLLABLES_PER_SECOND = {"en": 4.4, "zh": 4.6, "yue": 4.8, "ja": 7.0, "ko": 5.8}
+LONGEST_S = 9.0
+FEWEST_LETTERS = {"en": 18, "zh": 6, "yue": 6, "ja": 10, "ko": 8}  # of a natural sentence
+JOINED = 0.3  # of the template lines are two sentences
+WORDS_PER_LINE = {"en": (4, 11), "zh": (3, 8), "ja": (3, 7), "ko": (3, 8)}
+SPACED = ("en", "ko")  # languages written with spaces and ASCII punctuation
+CLEAN = {
+    "en": re.compile(r"[A-Z][A-Za-z',;\- ]+[.?!]"),
+    "zh": re.compile(r"[一-鿿，、]+[。？！]?"),
+    "yue": re.compile(r"[一-鿿㐀-䶿，、]+[。？！]?"),
+    "ja": re.compile(r"[一-鿿ぁ-んァ-ヶー々、]+[。？！]?"),
+    "ko": re.compile(r"[가-힣, ]+[.?!]"),
+}
+QUESTION_END = {"zh": "吗呢", "yue": "呀咩呢未", "ja": "か", "ko": "까"}
+JARGON = re.compile(
+    "LibreOffice|GNOME|Basic|Calc|XML|HTML|单元格|宏|函数|参数|对话框"
+    "|セル|マクロ|関数|引数|ダイアログ|셀|매크로|함수|대화 상자|인수"
+)
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of the training text."""
+
+    lang: str
+    kind: str
+    text: str
+    plain: str
+    phonemes: str = ""
+
+
+# Sentences
+
+
+def natural(language: str, directory: Path, rng: random.Random) -> Iterator[Pair]:
+    """Clean sentences out of packages; without digits, so that written and spoken form agree."""
+    for sentence in sources.natural_sentences(language, directory, rng):
+        text = tidy(language, sentence)
+        wanted = CLEAN[language].fullmatch(text) and len(_letters(text)) >= FEWEST_LETTERS[language]
+        if wanted and not JARGON.search(text) and not sources.COARSE.search(text.lower()):
+            yield text, text
+
+
+def tidy(language: str, sentence: str) -> str:
+    """A sentence with its language's own punctuation and a full stop or question mark at its end."""
+    text = unicodedata.normalize("NFKC", sentence).strip(" \"'“”")
+    text = re.sub(r"\s+", " ", text.replace("’", "'").replace(";", ","))
+    if language in SPACED:
+        asks = text[-1:] in QUESTION_END.get(language, "-")
+        return text if text[-1:] in ".?!" else text + ("?" if asks else ".")
+    text = text.replace(" ", "").translate(str.maketrans(",.?!", "，。？！"))
+    text = text.replace("，", "、") if language == "ja" else text
+    if text and text[-1] not in "。？！，、":
+        text += "？" if text[-1] in QUESTION_END[language] else "。"
+    return text
+
+
+def joined(language: str, pairs: Iterator[Pair], rng: random.Random) -> Iterator[Pair]:
+    """The pairs, some of them two at a time."""
+    gap = " " if language in SPACED else ""
+    for written, spoken in pairs:
+        if rng.random() < JOINED:
+            after, after_spoken = next(pairs)
+            yield f"{written}{gap}{after}", f"{spoken}{gap}{after_spoken}"
+        else:
+            yield written, spoken
+
+
+def word_strings(language: str, rng: random.Random) -> Iterator[Pair]:
+    """Endless strings of words drawn by their frequency; the spoken form keeps the words apart."""
+    vocabulary, weights = sources.words(language)
+    while vocabulary:
+        chosen = rng.choices(vocabulary, weights, k=rng.randint(*WORDS_PER_LINE[language]))
+        gap, stop = (" ", ".") if language in SPACED else ("", "。")
+        written = gap.join(chosen) + stop
+        yield written[0].upper() + written[1:], " ".join(chosen) + stop
+
+
+def plain(language: str, spoken: str) -> str:
+    """The spoken form without punctuation, in lower case."""
+    text = re.sub(r"[，。？！、,.?!:]", " ", spoken.lower()).replace("-", " ")
+    text = re.sub(r"\s+", " ", text).strip()
+    return text if language in SPACED else re.sub(r"(?<![a-z]) | (?![a-z])", _han_gap, text)
+
+
+def _han_gap(space: re.Match[str]) -> str:
+    around = space.string[max(space.start() - 1, 0)] + space.string[min(space.end(), len(space.string) - 1)]
+    return " " if re.search("[a-z]", around) else ""
+
+
+# Filters
+
+
+class HeldOut:
+    """The test and dev sentences, which no training line may repeat or nearly repeat."""
+
+    def __init__(self, path: Path = HELD_OUT) -> None:
+        self.sentences = json.loads(path.read_text(encoding="utf-8"))
+        self._exact: set[str] = set()
+        self._shingles: dict[str, set[int]] = defaultdict(set)
+        splits = [
+            split for language in self.sentences.values() for split in (language["test"], language["dev"])
+        ]
+        everything = [sentence for split in splits for sentence in split]
+        for index, sentence in enumerate(everything):
+            self._exact.add(_letters(sentence))
+            for shingle in _shingles(_letters(sentence)):
+                self._shingles[shingle].add(index)
+
+    def overlaps(self, text: str) -> bool:
+        """Whether `text` equals a held-out sentence or shares 70 % of its character 5-grams with one."""
+        letters = _letters(text)
+        shingles = _shingles(letters)
+        shared = Counter(index for shingle in shingles for index in self._shingles.get(shingle, ()))
+        limit = SHARED_LIMIT * max(len(shingles), 1)
+        return letters in self._exact or max(shared.values(), default=0) >= limit
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.lower())
+
+
+def _shingles(letters: str) -> set[str]:
+    return {letters[i : i + SHINGLE] for i in range(len(letters) - SHINGLE + 1)}
+
+
+def duration_s(utterance: Utterance) -> float:
+    """A rough guess of how long the utterance takes to say."""
+    vowels = {"en": r"[aeiouyæɑɐəɛɜɪʊʌɔAIOWYᵊ]+", "ja": r"[aeioɯɨːɴʔ]"}.get(utterance.lang)
+    count = len(re.findall(vowels, utterance.phonemes)) if vowels else len(_letters(utterance.plain))
+    return count / SYLLABLES_PER_SECOND[utterance.lang]
+
+
+def common_characters(utterances: Iterable[Utterance], forced: str) -> set[str]:
+    """The characters to keep: ASCII, punctuation and kana, the commonest Han and Hangul, and `forced`."""
+    counts = Counter(character for utterance in utterances for character in utterance.text + utterance.plain)
+    ranked = [character for character, _ in counts.most_common()]
+    han = [c for c in ranked if "㐀" <= c <= "鿿"][:HAN_LIMIT]
+    hangul = [c for c in ranked if "가" <= c <= "힣"][:HANGUL_LIMIT]
+    other = [c for c in ranked if not ("㐀" <= c <= "鿿" or "가" <= c <= "힣")]
+    return {*han, *hangul, *other, *forced}
+
+
+# Stages
+
+
+def candidates(language: str, lines: int, directory: Path, rng: random.Random) -> Iterator[Utterance]:
+    """Unphonemised utterances of every kind, a third more than wanted, each once."""
+    templates = Templates(language)
+    seen: set[str] = set()
+    for kind in ("natural", "words", "numbers", "short", "mixed", "template"):
+        share = SHARES[kind][language] if kind in SHARES else 1 - sum(s[language] for s in SHARES.values())
+        if kind == "natural":
+            pairs = natural(language, directory, rng)
+        elif kind == "words":
+            pairs = word_strings(language, rng)
+        else:
+            pairs = templates.sentences(SECTIONS[kind], rng)
+            pairs = joined(language, pairs, rng) if kind == "template" else pairs
+        budget = int(lines * share * 1.4)
+        fresh = _fresh(language, kind, islice(pairs, 12 * budget), seen)
+        yield from islice(fresh, budget if kind != "template" else lines)
+
+
+def _fresh(language: str, kind: str, pairs: Iterable[Pair], seen: set[str]) -> Iterator[Utterance]:
+    for written, spoken in pairs:
+        utterance = Utterance(language, kind, written, plain(language, spoken), spoken)
+        if utterance.text not in seen and 1 <= len(_letters(utterance.plain)) <= 130:
+            seen.add(utterance.text)
+            yield utterance
+
+
+def selected(pool: list[Utterance], lines: int, allowed: set[str], held_out: HeldOut) -> list[Utterance]:
+    """Phonemised utterances that pass every filter, each kind up to its share, templates filling up."""
+    language = pool[0].lang
+    quota = {kind: int(lines * share[language]) for kind, share in SHARES.items()}
+    kept: list[Utterance] = []
+    taken: Counter[str] = Counter()
+    for utterance in pool:
+        room = quota.get(utterance.kind, lines) - taken[utterance.kind]
+        if room <= 0 or len(kept) >= lines or not allowed.issuperset(utterance.text + utterance.plain):
+            continue
+        spoken = phonemised(utterance)
+        if spoken is not None and not held_out.overlaps(spoken.plain):
+            kept.append(spoken)
+            taken[utterance.kind] += 1
+    return kept
+
+
+def phonemised(utterance: Utterance) -> Utterance | None:
+    """The utterance with its phonemes, or None if it cannot be spoken or is too long."""
+    if re.search(r"\d", utterance.plain):
+        return None
+    try:
+        spoken = replace(utterance, phonemes=phonemise(utterance.lang, utterance.phonemes))
+    except UnspeakableError:
+        return None
+    return spoken if duration_s(spoken) <= LONGEST_S else None
+
+
+def held_out_lines(held_out: HeldOut) -> Iterator[dict[str, object]]:
+    """The held-out sentences with their phonemes."""
+    for language, splits in held_out.sentences.items():
+        for split in ("test", "dev"):
+            for text in splits[split]:
+                line = Utterance(language, "natural", text, plain(language, text), phonemise(language, text))
+                yield {**asdict(line), "split": split, "example": text == splits["example"]}
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, object]]) -> None:
+    """Write one JSON object a line, xz-compressed."""
+    with lzma.open(path, "wt", encoding="utf-8", preset=9) as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def report(utterances: list[Utterance]) -> str:
+    """Lines by language and kind, distinct characters and estimated hours."""
+    rows = []
+    for language in LANGUAGES:
+        mine = [u for u in utterances if u.lang == language]
+        seconds = sum(map(duration_s, mine))
+        characters = len({c for u in mine for c in u.text + u.plain})
+        rows.append(
+            f"{language:4} {len(mine):6} lines, {seconds / 3600:5.1f} h, mean {seconds / len(mine):.1f} s, "
+            f"{characters} characters, {dict(Counter(u.kind for u in mine))}"
+        )
+    return "\n".join(rows)
+
+
+def make_text(out: Path, *, seed: int = 0, lines: int = 20_000, packages: Path = PACKAGES) -> None:
+    """Write train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model to `out`."""
+    sources.fetch(packages)
+    held_out = HeldOut()
+    held_lines = list(held_out_lines(held_out))
+    forced = "".join(f"{line['text']}{line['plain']}" for line in held_lines)
+    chosen = choose(held_out, forced, seed, lines, packages)
+    out.mkdir(parents=True, exist_ok=True)
+    model = out / "starter.bpe.model"
+    tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced])
+    faithful = tokens.round_trips(model)
+    kept = [u for u in chosen if faithful(u.text) and faithful(u.plain)]
+    write_lines(out / "train.jsonl.xz", map(asdict, kept))
+    write_lines(out / "held_out.jsonl.xz", held_lines)
+    counts = Counter(character for u in kept for character in u.text + u.plain)
+    (out / "lexicon_counts.json").write_text(json.dumps(dict(counts.most_common()), ensure_ascii=False))
+    print(f"{report(kept)}\ndropped for not round-tripping: {len(chosen) - len(kept)}")
+
+
+def choose(held_out: HeldOut, forced: str, seed: int, lines: int, packages: Path) -> list[Utterance]:
+    """The utterances of all languages, in characters that are common among the candidates or in `forced`."""
+    pools = {
+        language: list(candidates(language, lines, packages, random.Random(f"{seed} {language}")))
+        for language in LANGUAGES
+    }
+    allowed = common_characters((utterance for pool in pools.values() for utterance in pool), forced)
+    return [utterance for pool in pools.values() for utterance in selected(pool, lines, allowed, held_out)]
+
+
+def main() -> None:
+    """Make the text of all languages and write it to --out."""
+    parser = argparse.ArgumentParser(prog="python -m training.text", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sources", type=Path, default=PACKAGES, help="where packages are unpacked")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines", type=int, default=20_000, help="utterances a language")
+    args = parser.parse_args()
+    make_text(args.out, seed=args.seed, lines=args.lines, packages=args.sources)
+
+
+if __name__ == "__main__":
+    main()
