@@ -76,7 +76,7 @@ def phonemise(language: str, spoken: str) -> str:
     Raises UnspeakableError if a symbol is unknown to Kokoro or there are more than MAX_SYMBOLS.
     """
     symbols = re.sub(r"\s+", " ", PHONEMISERS[language](spoken)).strip()
-    symbols = re.sub(r" (?=[,.?!])|[“”—]", "", symbols)
+    symbols = re.sub(r" (?=[,.?!])|[“”—]|(?<=\.)\.", "", symbols)
     unknown = set(symbols) - kokoro_symbols()
     if unknown or not 0 < len(symbols) <= MAX_SYMBOLS:
         raise UnspeakableError(f"{spoken!r}: {sorted(unknown)}, {len(symbols)} symbols")
@@ -94,7 +94,8 @@ def kokoro_symbols() -> frozenset[str]:
 
 def english(spoken: str) -> str:
     """English by hibari's lexicon and rules."""
-    return " ".join(_hibari().phonemize(spoken))
+    spelled = re.sub(r"\b([ap]) m\b", lambda half: f"{half[1].upper()}.M.", spoken)  # not the article "a"
+    return " ".join(_hibari().phonemize(spelled))
 
 
 def mandarin(spoken: str) -> str:

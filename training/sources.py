@@ -29,8 +29,8 @@ WORD = {
 MOST_WORDS = 16_000
 FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
 COARSE = re.compile(
-    r"fuck|shit|bitch|cunt|nigg|porn|sex|rape|slut|whore|dick$|cock|pussy|www|http|^(rt|lol|cc|th|st|nd|rd|ii|iii)$"
-    r"|操|屌|他妈|色情|性交|强奸|鸡巴|妓|セックス|エロ|섹스|씨발|새끼|강간|좆|병신|戇鳩|撚|閪|柒|仆街"
+    r"fuck|shit|boob|nazi|nude|naked|horny|hitler|bitch|cunt|nigg|porn|sex|rape|slut|whore|dick$|cock|pussy|www|http|^(rt|lol|cc|th|st|nd|rd|ii|iii)$"
+    r"|操你|屌|強姦|做愛|自殺|他妈|色情|性交|强奸|鸡巴|妓|セックス|エロ|섹스|씨발|새끼|강간|좆|병신|戇鳩|撚|閪|柒|仆街"
 )
 
 
