@@ -41,7 +41,7 @@ MODEL_WIDTH, VAD_WIDTH = 560, 400  # stacked mels: 80 * 7 and 80 * 5
 ENERGY_THRESHOLD = 0.0  # of the normalised log-mel mean, above which the small VAD hears speech
 
 
-def make_tokenizer(path: Path, *, merges: int = 40) -> int:
+def make_tokenizer(path: Path, *, merges: int = 40, dummy_prefix: bool = True) -> int:
     """Write a SentencePiece BPE of a few hundred pieces, tags included; returns its size."""
     tags = [f"<|{name}|>" for name in (*LANGUAGE_TAGS, *EMOTION_TAGS, *EVENT_TAGS, *OTHER_TAGS)]
     letters = set("".join(SENTENCES)) | {"▁"}
@@ -54,6 +54,7 @@ def make_tokenizer(path: Path, *, merges: int = 40) -> int:
         hard_vocab_limit=False,
         character_coverage=1.0,
         normalization_rule_name="identity",
+        add_dummy_prefix=dummy_prefix,
         user_defined_symbols=tags,
         minloglevel=2,
     )
@@ -81,13 +82,14 @@ def make_checkpoint(
     tp_blocks: int = 2,
     heads: int = 4,
     merges: int = 40,
+    dummy_prefix: bool = True,
     banned_pieces: Iterable[str] = (),
     dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a random SenseVoiceSmall of small size; `banned_pieces` are never the best token of a frame."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = directory / "chn_jpn_yue_eng_ko_spectok.bpe.model"
-    vocab_size = make_tokenizer(tokenizer, merges=merges)
+    vocab_size = make_tokenizer(tokenizer, merges=merges, dummy_prefix=dummy_prefix)
     make_cmvn(directory / "am.mvn", MODEL_WIDTH)
     (directory / "config.yaml").write_text(yaml.safe_dump(_config(hidden, blocks, tp_blocks, heads)))
     (directory / "configuration.json").write_text(json.dumps(_configuration(tokenizer.name)))
