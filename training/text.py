@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 from training import sources, tokens
@@ -108,10 +108,16 @@ def joined(language: str, pairs: Iterator[Pair], rng: random.Random) -> Iterator
 
 
 def word_strings(language: str, rng: random.Random) -> Iterator[Pair]:
-    """Endless strings of words drawn by their frequency; the spoken form keeps the words apart."""
+    """Endless strings of words, half drawn by frequency and half in turn, so that rare ones are met.
+
+    The spoken form keeps the words apart.
+    """
     vocabulary, weights = sources.words(language)
+    in_turn = cycle(rng.sample(vocabulary, len(vocabulary)))
     while vocabulary:
-        chosen = rng.choices(vocabulary, weights, k=rng.randint(*WORDS_PER_LINE[language]))
+        count = rng.randint(*WORDS_PER_LINE[language])
+        chosen = [*rng.choices(vocabulary, weights, k=count // 2), *islice(in_turn, count - count // 2)]
+        rng.shuffle(chosen)
         gap, stop = (" ", ".") if language in SPACED else ("", "。")
         written = gap.join(chosen) + stop
         yield written[0].upper() + written[1:], " ".join(chosen) + stop
