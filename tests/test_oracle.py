@@ -33,9 +33,8 @@ from sensevoice.vad import VoiceActivityDetector
 Samples = np.ndarray
 ROUNDING = 2e-3  # of a log-probability, after the random models' head has scaled it eightfold
 MODELS = ("random", "random, wide", "half precision", "starter")
-RECORDINGS = Path(
-    os.environ.get("SENSEVOICE_AUDIO", Path(__file__).resolve().parents[2] / "shared" / "audio")
-)
+ROOT = Path(__file__).resolve().parents[1]
+RECORDINGS = Path(os.environ.get("SENSEVOICE_AUDIO", ROOT.parent / "shared" / "audio"))
 
 
 @pytest.fixture(scope="module")
