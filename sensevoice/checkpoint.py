@@ -256,7 +256,7 @@ def _check_weights(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Pa
         if state[name].shape != tensor.shape:
             reason = f"{name} is {list(state[name].shape)}, but config.yaml and the vocabulary ask for"
             raise ModelFileError(str(path), f"{reason} {list(tensor.shape)}")
-        if not state[name].is_floating_point() or not state[name].isfinite().all():
+        if not state[name].is_floating_point() or not state[name].sum(dtype=torch.float32).isfinite():
             raise ModelFileError(str(path), f"{name} holds values that are no finite numbers")
 
 
