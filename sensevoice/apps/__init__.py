@@ -1,0 +1,1 @@
+"""The entry points: the page, the HTTP service and the command line."""

@@ -1,0 +1,135 @@
+"""`python app_sensevoice.py` and `uvicorn app_sensevoice:api`: settings, addresses and first words."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from uvicorn.importer import import_from_string
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import app_sensevoice  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "PORT", "MODEL", "DEVICE", "LANG", "OFFLINE"):
+        monkeypatch.delenv(f"SENSEVOICE_{name}", raising=False)
+
+
+def test_it_serves_every_address_on_6006_unless_told_otherwise() -> None:
+    settings = app_sensevoice.parse_arguments([])
+    assert (settings.host, settings.port, settings.lang) == ("0.0.0.0", 6006, "auto")
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSEVOICE_PORT", "7000")
+    monkeypatch.setenv("SENSEVOICE_DEVICE", "cuda:1")
+    settings = app_sensevoice.parse_arguments(["--port", "8000", "--lang", "en", "--max-upload-mb", "5"])
+    assert (settings.port, settings.device, settings.lang) == (8000, "cuda:1", "en")
+    assert settings.max_upload_mb == 5
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--port", "many"], ["--port", "70000"], ["--lang", "fr"], ["--nonsense"]]
+)
+def test_a_wrong_option_ends_with_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app_sensevoice.parse_arguments(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:6006"),
+        ("::", "http://127.0.0.1:6006"),
+        ("127.0.0.1", "http://127.0.0.1:6006"),
+        ("::1", "http://[::1]:6006"),
+        ("gpu-box", "http://gpu-box:6006"),
+    ],
+)
+def test_the_address_that_is_printed_can_be_opened(host: str, url: str) -> None:
+    assert app_sensevoice.page_url(host, 6006) == url
+
+
+def test_a_model_that_is_not_there_is_a_sentence_not_a_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app_sensevoice.main(["--model", str(tmp_path / "nowhere"), "--offline"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_the_module_has_only_the_names_it_promises() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'app'"):
+        app_sensevoice.__getattr__("app")
+
+
+@pytest.mark.parametrize("name", ["demo", "api"])
+def test_uvicorn_finds_the_app_by_name_and_the_model_is_loaded_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[object] = []
+    monkeypatch.setattr(app_sensevoice, "build", lambda settings: built.append(settings) or ("demo", "api"))
+    app_sensevoice._built.cache_clear()
+    try:
+        found = [import_from_string(f"app_sensevoice:{name}") for _ in range(2)]
+    finally:
+        app_sensevoice._built.cache_clear()
+    assert found == [name, name]
+    assert len(built) == 1
+
+
+@pytest.fixture
+def small_model_directory(small_checkpoint: Path, small_vad: Path, tmp_path: Path) -> Path:
+    """A model with its VAD beside it, as `--model` takes one."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for file in small_checkpoint.iterdir():
+        (directory / file.name).symlink_to(file)
+    (directory / "vad").symlink_to(small_vad)
+    return directory
+
+
+@pytest.fixture
+def server(small_model_directory: Path) -> Iterator[str]:
+    """The program itself, on any free port; its first line names the address."""
+    command = [sys.executable, "app_sensevoice.py", "--host", "127.0.0.1", "--port", "0", "--lang", "en"]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--offline", "--model", str(small_model_directory)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line.startswith("The page is at http://127.0.0.1:")
+    yield line.split()[4]
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    process.stdout.close()
+
+
+def test_one_process_serves_the_page_and_the_service(server: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            health = httpx.get(f"{server}/health")
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert health.json()["status"] == "ok"
+    page = httpx.get(server)
+    assert page.headers["content-language"] == "en"
+    assert "SenseVoice" in page.text
