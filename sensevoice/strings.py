@@ -121,8 +121,8 @@ STRINGS: dict[str, dict[str, str]] = {
     "status.reading": {"zh": "正在读取音频…", "en": "Reading the recording…"},
     "status.stopped": {"zh": "已停止。", "en": "Stopped."},
     "status.duration": {"zh": "音频时长", "en": "Audio"},
-    "status.elapsed": {"zh": "用时", "en": "Time taken"},
-    "status.rtfx": {"zh": "速度 RTFx", "en": "Speed, RTFx"},
+    "status.elapsed": {"zh": "用时", "en": "Took"},
+    "status.rtfx": {"zh": "速度 RTFx", "en": "RTFx"},
     "status.language": {"zh": "主要语言", "en": "Language"},
     "status.segments": {"zh": "片段", "en": "Segments"},
     "status.nothing_heard": {
