@@ -25,7 +25,8 @@ from sensevoice.network import NetworkShape
 from training.augment import SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
 from training.evaluate import Clip, evaluate
-from training.events import coloured_noise, event_bank, room_response
+from training.espeak import VOICES, speak_all
+from training.events import EVENTS, coloured_noise, event_bank, room_response
 from training.kokoro import Synthesiser, load_kokoro, load_symbols
 from training.pack import pack_recogniser, pack_vad
 from training.speech import EMOTIONS, LANGUAGES, Line, Speech, requests_for, synthesise
@@ -36,6 +37,10 @@ TAGS = (
     "zh en yue ja ko nospeech HAPPY SAD ANGRY NEUTRAL EMO_UNKNOWN Speech BGM Laughter Applause Cry Cough Sneeze "
     "Breath Event_UNK withitn woitn"
 ).split()
+
+
+ORDER_SEED = 0  # stages must agree on the order of the lines
+UNSPACED = ("zh", "yue", "ja")
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -52,12 +57,29 @@ def device() -> str:
 # --- audio -----------------------------------------------------------------------------------------
 
 
-def make_audio(work: Path, *, seconds: float, seed: int, limit: int | None, batch_frames: int) -> None:
+def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> list[tuple[int, Any]]:
+    """A share of the training lines in espeak-ng's voices, where it speaks the language well."""
+    folder = work / "espeak"
+    if not folder.exists() or share <= 0:
+        return []
+    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
+    known = [i for i, line in enumerate(lines) if line.lang in VOICES]
+    chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
+    texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
+    clips = speak_all(folder, texts, seed=seed, workers=12)
+    print(f"espeak: {len(clips)} clips, {sum(len(c) for _, c in clips) / 16_000 / 3600:.2f} h", flush=True)
+    return clips
+
+
+def make_audio(
+    work: Path, *, seconds: float, seed: int, limit: int | None, batch_frames: int, robot_share: float
+) -> None:
     """Speak the held-out lines, then as many training lines as the time allows."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(seed)
     began = time.monotonic()
+    robots = robot_clips(work, seed=seed, limit=limit, share=robot_share)
     model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
     synthesiser = Synthesiser(model, device())
     symbols = load_symbols(work / "kokoro" / "vocab.json")
@@ -66,11 +88,12 @@ def make_audio(work: Path, *, seconds: float, seed: int, limit: int | None, batc
     (work / "audio").mkdir(exist_ok=True)
     for name in ("held_out", "train"):
         lines = read_lines(work / "text" / f"{name}.jsonl.xz")
-        lines = shuffled(lines, seed)[:limit] if name == "train" else lines[:limit]
+        lines = shuffled(lines, ORDER_SEED)[:limit] if name == "train" else lines[:limit]
         requests, emotions = requests_for(lines, symbols, voices, seed)
         until = began + seconds if name == "train" else float("inf")
         with torch.inference_mode():
             speech = synthesise(synthesiser, requests, emotions, until=until, batch_frames=batch_frames)
+        speech = speech.to("cpu").with_clips(robots if name == "train" else [])
         speech.save(work / "audio" / f"{name}.pt")
         hours = speech.length.sum().item() / 16_000 / 3600
         print(f"{name}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
@@ -85,9 +108,10 @@ def shuffled(lines: list[Line], seed: int) -> list[Line]:
 # --- material for batches --------------------------------------------------------------------------
 
 
-def load_bank(work: Path, seed: int, per_kind: int, workers: int) -> tuple[dict[str, Tensor], SoundBank]:
+def load_bank(
+    sounds: dict[str, list[Any]], seed: int, per_kind: int
+) -> tuple[dict[str, Tensor], SoundBank]:
     """Sound events by name, and what distorts speech, on the device."""
-    sounds = event_bank(per_kind, seed, workers)
     events = {name: torch.from_numpy(_same_width(clips)).to(device()) for name, clips in sounds.items()}
     rng = np.random.default_rng(seed)
     noises = np.stack([coloured_noise(rng, 160_000, rng.uniform(-2.2, 0.6)) for _ in range(per_kind)])
@@ -108,9 +132,10 @@ def _same_width(clips: list[Any], width: int = 96_000, *, tile: bool = True) -> 
 
 
 def catalogue_of(
-    speech: Speech, lines: list[Line], tokenizer: spm.SentencePieceProcessor, events: dict[str, Tensor]
+    speech: Speech, lines: list[Line], tokenizer: spm.SentencePieceProcessor, per_kind: int
 ) -> Catalogue:
     """What the planners need to know."""
+    space = ["" if one.lang in UNSPACED else " " for one in lines]
     line = speech.line.cpu().numpy()
     lang = np.array([LANGUAGES.index(one.lang) for one in lines])
     return Catalogue(
@@ -120,8 +145,10 @@ def catalogue_of(
         lang=lang[line],
         with_itn=tokenizer.encode([one.text for one in lines]),
         without_itn=tokenizer.encode([one.plain for one in lines]),
+        space_with_itn=tokenizer.encode([gap + one.text for gap, one in zip(space, lines, strict=True)]),
+        space_without_itn=tokenizer.encode([gap + one.plain for gap, one in zip(space, lines, strict=True)]),
         tag_ids={name: tokenizer.piece_to_id(f"<|{name}|>") for name in TAGS},
-        events={name: len(clips) for name, clips in events.items()},
+        events=dict.fromkeys(EVENTS, per_kind),
     )
 
 
@@ -146,15 +173,18 @@ def materials(
     work: Path, seed: int, per_kind: int, workers: int, limit: int | None, recipe: Recipe
 ) -> tuple[Mixer, Iterator[Plan], spm.SentencePieceProcessor]:
     """Everything a training stage draws batches from."""
-    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), seed)[:limit]
+    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
     tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / "starter.bpe.model"))
-    speech = Speech.load(work / "audio" / "train.pt").to(device())
-    events, bank = load_bank(work, seed, per_kind, workers)
-    catalogue = catalogue_of(speech, lines, tokenizer, events)
+    speech = Speech.load(work / "audio" / "train.pt")
+    loops = work / "events" / "music.npz"
+    catalogue = catalogue_of(speech, lines, tokenizer, per_kind)
     unknown = [name for name, number in catalogue.tag_ids.items() if number == tokenizer.unk_id()]
     if unknown:
         raise KeyError(f"tags without a token: {unknown}")
-    return Mixer(speech, events, bank), plans(catalogue, recipe, seed=seed, workers=workers), tokenizer
+    drawn = plans(catalogue, recipe, seed=seed, workers=workers)
+    sounds = event_bank(per_kind, seed, workers, loops if loops.exists() else None)
+    events, bank = load_bank(sounds, seed, per_kind)
+    return Mixer(speech.to(device()), events, bank), drawn, tokenizer
 
 
 def identity_frontend(lfr_m: int, lfr_n: int) -> Frontend:
@@ -237,6 +267,7 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=300, help="sound events of each kind")
     parser.add_argument("--batch-s", type=float, default=900.0)
     parser.add_argument("--batch-frames", type=int, default=8_000, help="of the vocoder, 25 ms each")
+    parser.add_argument("--robot-share", type=float, default=0.06, help="of the lines, spoken by espeak-ng too")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--width", type=int, default=256)
@@ -251,7 +282,7 @@ def main() -> None:
 
         make_text(work / "text", seed=args.seed)
     if args.stage in ("audio", "all"):
-        make_audio(work, seconds=args.seconds, seed=args.seed, limit=args.limit, batch_frames=args.batch_frames)
+        make_audio(work, seconds=args.seconds, seed=args.seed, limit=args.limit, batch_frames=args.batch_frames, robot_share=args.robot_share)
     if args.stage in ("train", "all"):
         train_recogniser(work, args)
     if args.stage in ("vad", "all"):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sensevoice.network import query_ids
 from training.augment import SoundBank, augment, level, stretched
-from training.speech import EMOTIONS, LANGUAGES, Speech
+from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_UNIT, Speech
 
 Array = npt.NDArray[Any]
 SAMPLE_RATE = 16_000
@@ -58,6 +58,8 @@ class Catalogue:
     lang: Array
     with_itn: list[list[int]]
     without_itn: list[list[int]]
+    space_with_itn: list[list[int]]  # the same after another sentence: led by a space where the script has them
+    space_without_itn: list[list[int]]
     tag_ids: dict[str, int]
     events: dict[str, int]  # sounds in the bank, by name
 
@@ -189,8 +191,13 @@ class Planner:
             asked = "auto" if self.rng.random() < self.recipe.auto_share else LANGUAGES[named]
             queries.append(query_ids(asked, use_itn))
             tags.append([known.tag_ids[name] for name in item.tags(use_itn)])
-            source = known.with_itn if use_itn else known.without_itn
-            tokens = [token for piece in item.pieces for token in source[known.line[piece]]]
+            first = known.with_itn if use_itn else known.without_itn
+            later = known.space_with_itn if use_itn else known.space_without_itn
+            tokens = [
+                token
+                for place, piece in enumerate(item.pieces)
+                for token in (later if place else first)[known.line[piece]]
+            ]
             targets += tokens
             lengths.append(len(tokens))
         return {
@@ -209,18 +216,23 @@ def _work(catalogue: Catalogue, recipe: Recipe, seed: int, out: Any) -> None:
 
 
 def plans(catalogue: Catalogue, recipe: Recipe, *, seed: int, workers: int) -> Iterator[Plan]:
-    """Endless plans; from worker processes if there are any, in no fixed order then."""
+    """Endless plans; from worker processes if there are any, in no fixed order then.
+
+    The workers are forked: call this before anything touches the GPU.
+    """
     if not workers:
-        planner = Planner(catalogue, recipe, seed)
-        while True:
-            yield planner.draw()
-    context = multiprocessing.get_context("spawn")
+        return _endless(Planner(catalogue, recipe, seed))
+    context = multiprocessing.get_context("fork")
     queue: Any = context.Queue(maxsize=4 * workers)
     for worker in range(workers):
         arguments = (catalogue, recipe, seed * 1_000 + worker, queue)
         context.Process(target=_work, args=arguments, daemon=True).start()
+    return iter(queue.get, None)
+
+
+def _endless(planner: Planner) -> Iterator[Plan]:
     while True:
-        yield queue.get()
+        yield planner.draw()
 
 
 @dataclass
@@ -332,4 +344,5 @@ class Mixer:
         ends = self.unit_ends[first + column.minimum(count - 1)]
         ends = torch.where(column < count, ends, NEVER)
         position = torch.searchsorted(ends, sample.clamp_min(0), right=True).minimum(count - 1)
-        return self.speech.units[first + position].long()
+        units = self.speech.units[first + position].long()
+        return torch.where(units == UNKNOWN_UNIT, IGNORED, units)

@@ -852,6 +852,6 @@ def event_bank(
     if workers <= 1:
         sounds = list(map(_bank_entry, jobs))
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             sounds = list(pool.map(_bank_entry, jobs, chunksize=16))
     return {kind: sounds[i * count_per_kind : (i + 1) * count_per_kind] for i, kind in enumerate(EVENTS)}

@@ -20,6 +20,7 @@ from training.kokoro import Prosody, Request, Synthesiser
 
 Array = npt.NDArray[Any]
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
+UNKNOWN_UNIT = 255
 EMOTIONS = ("NEUTRAL", "HAPPY", "SAD", "ANGRY")
 EMOTION_SHARES = (0.52, 0.16, 0.16, 0.16)
 # energy is in the synthesiser's own logarithmic units
@@ -84,6 +85,25 @@ class Speech:
     def save(self, path: Path) -> None:
         """Write to disk."""
         torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, path)
+
+    def with_clips(self, clips: Sequence[tuple[int, Array]]) -> Speech:
+        """Append (line, int16 samples) of another engine, whose phoneme times are unknown."""
+        if not clips:
+            return self
+        lengths = torch.tensor([len(samples) for _, samples in clips])
+        ones = torch.ones(len(clips), dtype=torch.long)
+        numbers = torch.arange(len(clips))
+        return Speech(
+            audio=torch.cat([self.audio.cpu(), torch.from_numpy(np.concatenate([c for _, c in clips]))]),
+            start=torch.cat([self.start, len(self.audio) + lengths.cumsum(0) - lengths]),
+            length=torch.cat([self.length, lengths]),
+            line=torch.cat([self.line, torch.tensor([line for line, _ in clips])]),
+            emotion=torch.cat([self.emotion, 0 * ones]),
+            unit_start=torch.cat([self.unit_start, len(self.units) + numbers]),
+            unit_count=torch.cat([self.unit_count, ones]),
+            units=torch.cat([self.units, (UNKNOWN_UNIT * ones).to(torch.uint8)]),
+            unit_frames=torch.cat([self.unit_frames, (255 * ones).to(torch.uint8)]),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Speech:

@@ -188,7 +188,7 @@ def optimise(
         total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.max_norm, foreach=True)
         bad = (~torch.isfinite(norm)).float()
-        optimiser.found_inf = bad.reshape(1) if amp else None
+        optimiser.found_inf = bad if amp else None
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, progress, schedule)
         optimiser.step()
