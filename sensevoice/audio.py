@@ -337,19 +337,24 @@ def _declared_s(container: InputContainer, stream: AudioStream, head: bytes) -> 
 
 
 def _wav_s(stream: AudioStream, head: bytes) -> float | None:
-    """From the size of the data chunk: libavformat shortens the duration to what the file holds."""
-    at, size = 12, 0
+    """From the size of the data chunk: libavformat shortens the duration to what the file holds.
+
+    The header's bytes a second are not to be trusted, some writers leave them wrong; its block size is.
+    """
+    at, size, block_bytes = 12, 0, 0
     while at + 8 <= len(head):
         kind, size = struct.unpack_from("<4sI", head, at)
         if kind == b"data":
             break
+        if kind == b"fmt " and at + 22 <= len(head):
+            block_bytes = struct.unpack_from("<H", head, at + 20)[0]
         at += 8 + size + size % 2
     else:
         return None
     coding = stream.codec_context
-    if not coding.name.startswith("pcm_") or not coding.bit_rate or size >= WAV_PLACEHOLDER_BYTES:
+    if not coding.name.startswith("pcm_") or not block_bytes or size >= WAV_PLACEHOLDER_BYTES:
         return None
-    return float(size * 8 / coding.bit_rate)
+    return float(size / block_bytes / coding.sample_rate)
 
 
 def _has_frame_count(mp3_head: bytes) -> bool:

@@ -39,8 +39,9 @@ def frame_count(samples: int) -> int:
 def mel_filters(n_mels: int) -> npt.NDArray[np.float32]:
     """Kaldi's triangular filters, [FFT_SIZE // 2, n_mels]; the Nyquist bin is left out as Kaldi does."""
 
-    def mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return 1127.0 * np.log(1.0 + hz / 700.0)
+    def mel(hz: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        scaled: npt.NDArray[np.float64] = 1127.0 * np.log(1.0 + hz / 700.0)
+        return scaled
 
     low, high = mel(np.array([LOWEST_HZ, SAMPLE_RATE / 2]))
     edges = np.linspace(low, high, n_mels + 2)
@@ -48,7 +49,8 @@ def mel_filters(n_mels: int) -> npt.NDArray[np.float32]:
     bins = mel(np.arange(FFT_SIZE // 2) * (SAMPLE_RATE / FFT_SIZE))[:, None]
     rising = (bins - left) / (centre - left)
     falling = (right - bins) / (right - centre)
-    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    filters: npt.NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    return filters
 
 
 def read_cmvn(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -68,6 +70,11 @@ def read_cmvn(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
 
 class Frontend(nn.Module):
     """Samples -> normalised, stacked log-mel frames."""
+
+    window: Tensor
+    filters: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -106,7 +113,8 @@ class Frontend(nn.Module):
         if frame_count(samples.shape[-1]) == 0:
             return samples.new_zeros(*samples.shape[:-1], 0, self.filters.shape[1])
         frames = samples.unfold(-1, WINDOW, HOP)  # [..., frames, WINDOW], a view
-        return torch.cat([self._mel_block(block) for block in frames.split(BLOCK_FRAMES, dim=-2)], dim=-2)
+        blocks = torch.split(frames, BLOCK_FRAMES, dim=-2)
+        return torch.cat([self._mel_block(block) for block in blocks], dim=-2)
 
     def _mel_block(self, frames: Tensor) -> Tensor:
         frames = frames * INT16_SCALE
@@ -114,7 +122,8 @@ class Frontend(nn.Module):
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         spectrum = torch.fft.rfft((frames - PRE_EMPHASIS * before) * self.window, n=FFT_SIZE)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power[..., :-1] @ self.filters).clamp_min(ENERGY_FLOOR).log()
+        energies: Tensor = power[..., :-1] @ self.filters
+        return energies.clamp_min(ENERGY_FLOOR).log()
 
     def stack(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Low frame rate: frame i is mel frames `i*n - (m-1)//2 ... + m-1` side by side, edges repeated.

@@ -7,11 +7,12 @@ T stacked frames gives 4 + T output frames.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 QUERY_FRAMES = 4  # language, emotion, event, text normalisation
@@ -50,10 +51,8 @@ def query_ids(language: str, use_itn: bool) -> list[int]:
 def positions(frames: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Sinusoids, sines first then cosines, counted from 1: [frames, width]."""
     steps = torch.arange(1, frames + 1, device=device, dtype=torch.float32)
-    rates = torch.exp(
-        torch.arange(width // 2, device=device, dtype=torch.float32)
-        * -(torch.log(torch.tensor(10_000.0)).item() / (width / 2 - 1))
-    )
+    octaves = torch.arange(width // 2, device=device, dtype=torch.float32)
+    rates = torch.exp(octaves * -(math.log(10_000) / (width / 2 - 1)))
     angles = steps[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -74,10 +73,10 @@ class SanmAttention(nn.Module):
         """x: [batch, frames, input]; valid: [batch, frames] or None if nothing is padded."""
         batch, frames, _ = x.shape
         q, k, v = self.linear_q_k_v(x).chunk(3, dim=-1)
-        heads = (t.view(batch, frames, self.heads, -1).transpose(1, 2) for t in (q, k, v))
+        query, key, value = (t.view(batch, frames, self.heads, -1).transpose(1, 2) for t in (q, k, v))
         mask = None if valid is None else valid[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         mixed = self.linear_out(attended.transpose(1, 2).reshape(batch, frames, -1))
         return mixed + self._memory(v, valid)  # type: ignore[no-any-return]
 

@@ -8,6 +8,7 @@ from sensevoice.errors import OptionError, UnknownLanguageError
 
 LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")
 SPOKEN_LANGUAGES = LANGUAGES[1:]
+SHORTEST_LIMIT_MS = 200  # a segment must be able to hold a word
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class VadOptions:
     # where a segment begins and ends
     max_single_segment_time_ms: int = 30_000
     max_start_silence_time_ms: int = 3_000
-    max_end_silence_time_ms: int = 800
+    max_end_silence_time_ms: int | None = 800  # None: FunASR's adaptive patience, 2 s down to 0.1 s
     sil_to_speech_time_thres_ms: int = 150
     speech_to_sil_time_thres_ms: int = 150
     window_size_ms: int = 200
@@ -36,6 +37,17 @@ class VadOptions:
     # joining short segments afterwards; 0 leaves them alone
     merge_up_to_ms: int = 0
     merge_gap_ms: int = 500
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_ms") and value is not None and value < 0:
+                raise OptionError(f"{name} must not be negative.", name=name, value=value)
+        if self.max_single_segment_time_ms < SHORTEST_LIMIT_MS:
+            raise OptionError(
+                f"max_single_segment_time_ms must be at least {SHORTEST_LIMIT_MS}.",
+                name="max_single_segment_time_ms",
+                value=self.max_single_segment_time_ms,
+            )
 
 
 @dataclass(frozen=True)

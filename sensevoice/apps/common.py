@@ -1,0 +1,88 @@
+"""What the entry points share: options that stand for settings, logging, and the word on which model it is."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import ValidationError
+
+from sensevoice.settings import Hub, PageLanguage, Settings, SpokenLanguage
+from sensevoice.strings import text
+
+if TYPE_CHECKING:
+    from sensevoice.checkpoint import ModelInfo
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "hub": get_args(Hub),
+    "lang": get_args(PageLanguage),
+    "language": get_args(SpokenLanguage),
+}
+MODEL_OPTIONS = ("model", "hub", "device", "offline")
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it: 128 + SIGINT
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+def add_settings_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Give the parser an option for each of these settings: `--max-upload-mb` for `max_upload_mb`."""
+    for name in names:
+        add_settings_option(parser, name)
+
+
+def add_settings_option(
+    parser: argparse.ArgumentParser,
+    name: str,
+    *flags: str,
+    choices: Iterable[str] | None = None,
+    note: str = "",
+) -> None:
+    """One option for one setting, with what `settings.py` says of it; unset, it leaves the setting alone.
+
+    flags: spellings beside the setting's own, such as `-l`. choices, note: instead of the setting's own.
+    """
+    field = Settings.model_fields[name]
+    kind: dict[str, Any] = {"choices": choices or CHOICES.get(name)}
+    if field.annotation is bool:
+        kind = {"action": argparse.BooleanOptionalAction}
+    elif kind["choices"] is None:
+        kind = {"metavar": name.split("_")[-1].upper()}  # MODEL, or the unit: S, MB
+    default = "unset" if field.default is None else field.default
+    origin = f"[SENSEVOICE_{name.upper()}, default {default}]"
+    parser.add_argument(
+        *flags, _flag(name), dest=name, default=None, help=f"{note or field.description} {origin}", **kind
+    )
+
+
+def read_settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
+    """The environment's settings under the given options; ends with usage (2) if a value cannot be used."""
+    values = {name: getattr(arguments, name, None) for name in Settings.model_fields}
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        parser.error("; ".join(_fault(fault, given) for fault in error.errors()))
+
+
+def _fault(fault: Any, given: dict[str, Any]) -> str:
+    name = str(fault["loc"][0]).lower().removeprefix("sensevoice_")
+    origin = f"argument {_flag(name)}" if name in given else f"environment variable SENSEVOICE_{name.upper()}"
+    reason = fault["msg"][:1].lower() + fault["msg"][1:]
+    return f"{origin}: {reason}, not {fault['input']!r}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr: our own messages from `level` on, other libraries' from warnings on."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    logging.getLogger("sensevoice").setLevel(level.upper())
+
+
+def model_sentence(info: ModelInfo) -> str:
+    """Which model is at work, and how to get the official one if it is the starter."""
+    return text("server.starter" if info.is_starter else "server.model", "en", model=info.name)
