@@ -106,6 +106,7 @@ def recogniser_config(shape: NetworkShape) -> dict[str, Any]:
             "n_mels": 80,
             "frame_length": 25,
             "frame_shift": 10,
+            "dither": 0.0,  # FunASR's default of 1 would make its results random
             "lfr_m": 7,
             "lfr_n": 6,
             "cmvn_file": None,
