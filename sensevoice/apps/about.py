@@ -9,12 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from sensevoice import __version__
 from sensevoice.errors import HubUnreachableError, ModelError, SenseVoiceError
-from sensevoice.hub import HUBS, PROBE_TIMEOUT_S, STARTER_DIRECTORY, FoundModel, cached, find_hub, find_model, probe
+from sensevoice.hub import (
+    HUBS,
+    PROBE_TIMEOUT_S,
+    STARTER_DIRECTORY,
+    FoundModel,
+    cached,
+    find_hub,
+    find_model,
+    probe,
+)
 from sensevoice.runtime import installed_versions
 
 if TYPE_CHECKING:
     from sensevoice.checkpoint import ModelInfo
     from sensevoice.settings import Settings
+
+VAD_ATTRIBUTION = (
+    "FSMN-VAD by FunASR, Alibaba Group (https://github.com/modelscope/FunASR), "
+    "on the same terms as SenseVoiceSmall."
+)
 
 
 def describe_installation(settings: Settings) -> dict[str, Any]:
@@ -125,17 +139,27 @@ def _not_here_yet(settings: Settings) -> ModelInfo:
 
 
 def _vad(directory: Path, model: ModelInfo) -> dict[str, Any]:
-    from sensevoice.checkpoint import OFFICIAL_LICENCE
     from sensevoice.vad import VoiceActivityDetector
 
     encoder = VoiceActivityDetector.load(directory).encoder
-    is_ours = directory.resolve() == (STARTER_DIRECTORY / "vad").resolve()
-    is_official = directory in {cached(hub.vad, hub.name) for hub in HUBS.values()}
+    licence, attribution = _vad_terms(directory, model)
     return {
-        "path": str(directory),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        "licence": "see MODEL_CARD.md" if is_ours else OFFICIAL_LICENCE if is_official else model.licence,
+        "path": str(directory),
+        "licence": licence,
+        "attribution": attribution,
     }
+
+
+def _vad_terms(directory: Path, model: ModelInfo) -> tuple[str, str]:
+    """Licence and attribution: the official VAD's, the starter's, or those of the model that it came with."""
+    from sensevoice.checkpoint import OFFICIAL_LICENCE, STARTER_ATTRIBUTION
+
+    if directory.resolve() == (STARTER_DIRECTORY / "vad").resolve():
+        return "see MODEL_CARD.md", STARTER_ATTRIBUTION
+    if directory in {cached(hub.vad, hub.name) for hub in HUBS.values()}:
+        return OFFICIAL_LICENCE, VAD_ATTRIBUTION
+    return model.licence, model.attribution
 
 
 # As text ------------------------------------------------------------------------------------------

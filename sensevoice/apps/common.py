@@ -1,4 +1,4 @@
-"""What the entry points share: options that stand for settings, logging, and the word on which model it is."""
+"""What the entry points share: options that stand for settings, logging, and words on stderr."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it: 128 + SIGINT
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
 
-def add_settings_options(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def add_settings_options(parser: argparse._ActionsContainer, names: Iterable[str]) -> None:
     """Give the parser an option for each of these settings: `--max-upload-mb` for `max_upload_mb`."""
     for name in names:
         add_settings_option(parser, name)
 
 
 def add_settings_option(
-    parser: argparse.ArgumentParser,
+    parser: argparse._ActionsContainer,
     name: str,
     *flags: str,
     choices: Iterable[str] | None = None,
@@ -86,3 +86,10 @@ def start_logging(level: str) -> None:
 def model_sentence(info: ModelInfo) -> str:
     """Which model is at work, and how to get the official one if it is the starter."""
     return text("server.starter" if info.is_starter else "server.model", "en", model=info.name)
+
+
+def complain(sentence: str) -> None:
+    """Say it on stderr, whatever else is drawn there."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tqdm.write(f"sensevoice: {sentence}", file=sys.stderr)

@@ -84,7 +84,7 @@ def _unreadable(error: OSError) -> AudioError:
 
 
 def _distinct_names(paths: Sequence[Path], depths: list[int]) -> list[str]:
-    """Each path's last `depths` parts, and more of them where that is not enough to tell it from the others."""
+    """Each path's last `depths` parts, or more of them where paths would be called the same."""
     while True:
         names = ["/".join(path.parts[-depth:]) for path, depth in zip(paths, depths, strict=True)]
         times = Counter(name.casefold() for name in names)
