@@ -248,3 +248,46 @@ def starter_parameters() -> int:
     from sensevoice.hub import STARTER_DIRECTORY
 
     return load_checkpoint(STARTER_DIRECTORY).info.parameters
+
+
+# Privacy ------------------------------------------------------------------------------------------
+
+WATCHED_RUN = """
+import sys
+
+asked = []
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1"):
+            asked.append(address)
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        if arguments[0] not in (None, "127.0.0.1", "localhost", "::1", "0.0.0.0"):
+            asked.append(arguments[0])
+
+sys.addaudithook(watch)
+
+import threading, time
+import httpx, uvicorn
+from sensevoice.apps import server
+from sensevoice.settings import Settings
+
+_, app = server.build(Settings(offline=True, device="cpu"))
+web = uvicorn.Server(config := uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+listener = config.bind_socket()
+threading.Thread(target=web.run, kwargs={"sockets": [listener]}, daemon=True).start()
+while not web.started:
+    time.sleep(0.05)
+url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+assert httpx.get(url).status_code == 200
+with open("examples/en.mp3", "rb") as clip:
+    assert httpx.post(f"{url}/transcribe", files={"file": clip}).json()["language"] == "en"
+web.should_exit = True
+print("asked:", asked)
+"""
+
+
+def test_offline_no_other_host_is_asked_for_anything(folder: Path, environment: dict[str, str]) -> None:
+    usual = {name: value for name, value in environment.items() if "ENDPOINT" not in name}
+    assert run([sys.executable, "-c", WATCHED_RUN], folder, usual).splitlines()[-1] == "asked: []"
