@@ -7,7 +7,7 @@ import fnmatch
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -225,13 +225,27 @@ def test_the_wheel_can_read_the_requirements(project: dict[str, Any]) -> None:
     assert "-r" not in (ROOT / "requirements.txt").read_text("utf-8").split()  # setuptools cannot follow it
 
 
+def missing_from(names: set[str], modules_imported: Iterable[str]) -> set[str]:
+    """The distributions, by canonical name, that modules come from and that are neither named nor our own."""
+    distributions = {"yaml": "PyYAML", "webvtt": "webvtt-py"}
+    own = {"sensevoice", "app_sensevoice", "training", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    roots = {full.split(".")[0] for full in modules_imported} - own - sys.stdlib_module_names
+    needed = {canonicalize_name(distributions.get(root, root)) for root in roots}
+    return needed - {canonicalize_name(name) for name in names}
+
+
 def test_everything_imported_at_run_time_is_required() -> None:
-    distributions = {"yaml": "PyYAML"}
-    own = {"sensevoice", "app_sensevoice"}
-    roots = {full.split(".")[0] for tree in modules().values() for full in imported(tree)} - own
-    foreign = {root for root in roots if root not in sys.stdlib_module_names}
-    needed = {canonicalize_name(distributions.get(root, root)) for root in foreign}
-    assert needed <= {canonicalize_name(name) for name in pins("requirements.txt", "3.12")}
+    names = {full for tree in modules().values() for full in imported(tree)}
+    assert missing_from(set(pins("requirements.txt", "3.12")), names) == set()
+
+
+def test_everything_that_every_test_imports_is_required_for_development() -> None:
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "tests").glob("*.py")]
+    # what a test imports within itself, it may do without
+    always = [node for tree in trees for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = set(imported(ast.Module(list(always), [])))
+    required = pins("requirements.txt", "3.12").keys() | pins("requirements-dev.txt", "3.12").keys()
+    assert missing_from(required, names) == set()
 
 
 @pytest.mark.parametrize("script", ["scripts/app", "scripts/test", "scripts/venv", ".ci/run"])
