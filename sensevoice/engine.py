@@ -5,6 +5,7 @@ Engines keep nothing of a request, so any number of threads may share one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -15,12 +16,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sensevoice.checkpoint import Checkpoint, ModelInfo, Vocabulary
-from sensevoice.errors import DeviceError, UnknownLanguageError
-from sensevoice.features import frame_count
+from sensevoice.errors import DeviceError, OutOfMemoryError, UnknownLanguageError
+from sensevoice.features import SAMPLE_RATE, frame_count
 from sensevoice.network import LANGUAGE_QUERIES, QUERY_FRAMES, query_ids
 from sensevoice.options import LANGUAGES
+from sensevoice.precision import DTYPES, choose_precision, in_precision
 from sensevoice.scores import FrameScores, Query
 from sensevoice.tags import TAGS, Tag
+
+log = logging.getLogger(__name__)
 
 Utterance = npt.NDArray[np.float32]
 
@@ -38,8 +42,13 @@ class Engine(Protocol):
     info: ModelInfo
     device: str
 
-    def recognise(self, utterances: Sequence[Utterance], query: Query = ...) -> list[FrameScores]:
-        """One FrameScores for each utterance, in order; utterances are [samples] float32 mono 16 kHz."""
+    def recognise(
+        self, utterances: Sequence[Utterance], query: Query | Sequence[Query] = ...
+    ) -> list[FrameScores]:
+        """One FrameScores for each utterance, in order; utterances are [samples] float32 mono 16 kHz.
+
+        `query` is one for all, or one for each.
+        """
         ...
 
 
@@ -57,14 +66,21 @@ def choose_device(device: str) -> torch.device:
 
 
 class TorchEngine:
-    """The reference engine: plain PyTorch in float32, on a CPU or a GPU."""
+    """Plain PyTorch on a CPU or one GPU, in the number format that `precision.py` chooses."""
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str = "auto", *, max_batch_frames: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        *,
+        precision: str = "auto",
+        max_batch_frames: int | None = None,
     ) -> None:
         """Move the checkpoint's network to the device; a batch has `max_batch_frames`, padding included."""
         self._device = choose_device(device)
-        self._network = checkpoint.network.to(self._device)
+        self.precision = choose_precision(precision, self._device, checkpoint.info.parameters)
+        self._dtype = DTYPES[self.precision]
+        self._network = in_precision(checkpoint.network, self.precision).to(self._device)
         self._frontend = checkpoint.frontend.to(self._device)
         self._max_batch_frames = max_batch_frames or (
             CPU_BATCH_FRAMES if self._device.type == "cpu" else CUDA_BATCH_FRAMES
@@ -75,14 +91,36 @@ class TorchEngine:
         self.device = str(self._device)
 
     @torch.inference_mode()
-    def recognise(self, utterances: Sequence[Utterance], query: Query = ANY_LANGUAGE) -> list[FrameScores]:
-        """One FrameScores for each utterance, in order; without speech frames if shorter than 25 ms."""
-        if query.language not in LANGUAGE_QUERIES:
-            raise UnknownLanguageError(query.language, LANGUAGES)
+    def recognise(
+        self, utterances: Sequence[Utterance], query: Query | Sequence[Query] = ANY_LANGUAGE
+    ) -> list[FrameScores]:
+        """One FrameScores for each utterance, in order; without speech frames if shorter than 25 ms.
+
+        A batch that does not fit into memory is halved; OutOfMemoryError if one utterance alone does not.
+        """
+        queries = [query] * len(utterances) if isinstance(query, Query) else list(query)
+        for one in queries:
+            if one.language not in LANGUAGE_QUERIES:
+                raise UnknownLanguageError(one.language, LANGUAGES)
         results: dict[int, FrameScores] = {}
         for batch in self._batches([self._frames(len(utterance)) for utterance in utterances]):
-            results.update(zip(batch, self._run([utterances[i] for i in batch], query), strict=True))
+            results.update(self._run_or_halve(batch, utterances, queries))
         return [results[index] for index in range(len(utterances))]
+
+    def _run_or_halve(
+        self, batch: Sequence[int], utterances: Sequence[Utterance], queries: Sequence[Query]
+    ) -> dict[int, FrameScores]:
+        try:
+            scores = self._run([utterances[i] for i in batch], [queries[i] for i in batch])
+            return dict(zip(batch, scores, strict=True))
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise OutOfMemoryError(len(utterances[batch[0]]) / SAMPLE_RATE) from None
+        # outside the handler, whose traceback holds on to the tensors that did not fit
+        log.warning("a batch of %d segments does not fit into memory and is halved", len(batch))
+        half = len(batch) // 2
+        first = self._run_or_halve(batch[:half], utterances, queries)
+        return {**first, **self._run_or_halve(batch[half:], utterances, queries)}
 
     def _frames(self, samples: int) -> int:
         return QUERY_FRAMES + -(-frame_count(samples) // self._frontend.lfr_n)
@@ -98,12 +136,12 @@ class TorchEngine:
         if batch:
             yield batch
 
-    def _run(self, utterances: Sequence[Utterance], query: Query) -> Iterator[FrameScores]:
+    def _run(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> Iterator[FrameScores]:
         features = [
             self._frontend(torch.from_numpy(np.require(u, np.float32, ["C", "W"]))) for u in utterances
         ]
         lengths = [len(feature) for feature in features]
-        encoded = self._encode(features, lengths, query)  # [batch, 4 + frames, size]
+        encoded = self._encode(features, lengths, queries)  # [batch, 4 + frames, size]
         tags = self._network.ctc(encoded[:, :QUERY_FRAMES]).float().log_softmax(-1).cpu().numpy()
         ids, probabilities = self._best_tokens(
             torch.cat([rows[: QUERY_FRAMES + length] for rows, length in zip(encoded, lengths, strict=True)])
@@ -114,11 +152,11 @@ class TorchEngine:
             yield FrameScores(ids[start:end], probabilities[start:end], tag_log_probs)
             start = end
 
-    def _encode(self, features: Sequence[Tensor], lengths: Sequence[int], query: Query) -> Tensor:
-        asked = query_ids(query.language, query.use_itn)
-        queries = torch.tensor([asked] * len(features), device=self._device)
+    def _encode(self, features: Sequence[Tensor], lengths: Sequence[int], queries: Sequence[Query]) -> Tensor:
+        asked = torch.tensor([query_ids(q.language, q.use_itn) for q in queries], device=self._device)
         padded = None if len(set(lengths)) == 1 else torch.tensor(lengths, device=self._device)
-        x, valid = self._network.with_queries(pad_sequence(list(features), batch_first=True), queries, padded)
+        stacked = pad_sequence(list(features), batch_first=True).to(self._dtype)
+        x, valid = self._network.with_queries(stacked, asked, padded)
         return self._network.encoder(x, valid)  # type: ignore[no-any-return]
 
     def _best_tokens(self, encoded: Tensor) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:

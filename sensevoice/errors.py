@@ -16,7 +16,9 @@ SenseVoiceError
      ├─ ModelFileError                   a file of the checkpoint is missing, damaged or of another shape
      ├─ ChecksumError                    a downloaded file is not the published one
      ├─ HubUnreachableError (ConnectionError)
-     └─ DeviceError                      the device that was asked for does not exist here
+     ├─ DeviceError                      the device that was asked for does not exist here
+     ├─ PrecisionError                   the number format cannot be had on the device
+     └─ OutOfMemoryError (MemoryError)   one utterance alone does not fit into the device's memory
 
 Each builds its own English sentence from the facts, and keeps the facts in `facts`, so that the
 page can say the same in the reader's language (`strings.py`, key `error.<ClassName>`).
@@ -160,4 +162,24 @@ class DeviceError(ModelError):
         names = ", ".join(available)
         super().__init__(
             f"There is no device {device!r} here: choose one of {names}.", device=device, available=names
+        )
+
+
+class PrecisionError(ModelError):
+    def __init__(self, precision: str, device: str, choices: Iterable[str]) -> None:
+        names = ", ".join(choices)
+        super().__init__(
+            f"The precision {precision!r} cannot be had on {device}: choose one of {names}.",
+            precision=precision,
+            device=device,
+            choices=names,
+        )
+
+
+class OutOfMemoryError(ModelError, MemoryError):
+    def __init__(self, duration_s: float) -> None:
+        super().__init__(
+            f"A segment of {duration_s:.0f} s does not fit into the device's memory. "
+            "Set a lower max_single_segment_time_ms, or free memory on the device.",
+            duration_s=duration_s,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sensevoice.errors import OptionError, UnknownLanguageError
 
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko")
 SPOKEN_LANGUAGES = LANGUAGES[1:]
 SHORTEST_LIMIT_MS = 200  # a segment must be able to hold a word

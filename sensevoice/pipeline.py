@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sensevoice.audio import SAMPLE_RATE, AudioSource, decode
 from sensevoice.checkpoint import ModelInfo, load_checkpoint
 from sensevoice.ctc import Reading, heard_language, read_scores
-from sensevoice.engine import Engine, TorchEngine
+from sensevoice.engine import Engine
 from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
+from sensevoice.scheduler import load_engine
 from sensevoice.scores import FrameScores, Query
 from sensevoice.spans import Span
 from sensevoice.transcript import Segment, Transcript, make_segment, make_transcript
@@ -54,6 +55,7 @@ class Transcriber:
         model: str | None = None,
         *,
         device: str = "auto",
+        precision: str = "auto",
         hub: str = "modelscope",
         offline: bool = False,
     ) -> Transcriber:
@@ -62,7 +64,7 @@ class Transcriber:
         Raises a ModelError that says what is missing or damaged.
         """
         found = find_model(model, hub=hub, offline=offline)
-        engine = TorchEngine(load_checkpoint(found.directory), device)
+        engine = load_engine(load_checkpoint(found.directory), device, precision)
         return cls(engine, VoiceActivityDetector.load(found.vad_directory), found.reason)
 
     @property
@@ -131,7 +133,9 @@ class Transcriber:
         if window:
             yield window
 
-    def _recognise(self, samples: Samples, spans: Sequence[Span], options: TranscribeOptions) -> list[Segment]:
+    def _recognise(
+        self, samples: Samples, spans: Sequence[Span], options: TranscribeOptions
+    ) -> list[Segment]:
         utterances = [samples[s.start_ms * SAMPLES_PER_MS : s.end_ms * SAMPLES_PER_MS] for s in spans]
         readings = self._read(utterances, options)
         return [make_segment(span, reading, options) for span, reading in zip(spans, readings, strict=True)]
@@ -147,7 +151,9 @@ class Transcriber:
         scores = self.engine.recognise(utterances, query)
         if query.language == "auto" and set(allowed) != set(SPOKEN_LANGUAGES):
             for language, indices in self._misheard(scores, allowed).items():
-                again = self.engine.recognise([utterances[i] for i in indices], replace(query, language=language))
+                again = self.engine.recognise(
+                    [utterances[i] for i in indices], replace(query, language=language)
+                )
                 for i, better in zip(indices, again, strict=True):
                     scores[i] = better
         return [self._interpret(one, options, allowed) for one in scores]

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from sensevoice.options import Precision
+
 Hub = Literal["modelscope", "huggingface"]
 PageLanguage = Literal["auto", "zh", "en"]
 SpokenLanguage = Literal["auto", "zh", "en", "yue", "ja", "ko"]
@@ -26,6 +28,11 @@ class Settings(BaseSettings):
     )
     hub: Hub = Field("modelscope", description="The hub that model ids are looked up on.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:n.")
+    precision: Precision = Field(
+        "auto",
+        description="Number format: auto, fp32, fp16, bf16 or int8. "
+        "auto: int8 for large models on processors that gain by it, fp16 on GPUs, else fp32.",
+    )
     offline: bool = Field(False, description="Never touch the network.")
 
     # where the page and the service listen

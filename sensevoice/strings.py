@@ -232,6 +232,15 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "这台机器上没有设备“{device}”：请从 {available} 中选择。",
         "en": "There is no device “{device}” here: choose one of {available}.",
     },
+    "error.PrecisionError": {
+        "zh": "{device} 上不能使用精度“{precision}”：请从 {choices} 中选择。",
+        "en": "The precision “{precision}” cannot be had on {device}: choose one of {choices}.",
+    },
+    "error.OutOfMemoryError": {
+        "zh": "一个 {duration_s} 的片段放不进设备内存。请减小单个片段的最大时长，或释放设备内存。",
+        "en": "A segment of {duration_s} does not fit into the device's memory. "
+        "Set a shorter longest segment, or free memory on the device.",
+    },
     "error.upload_too_large": {
         "zh": "文件超过了 {limit_mb} MB 的上传上限。请压缩或切分后再上传。",
         "en": "The file is larger than the limit of {limit_mb} MB. Compress or split it, and try again.",

@@ -29,7 +29,8 @@ def transcripts() -> dict[str, Transcript]:
 
 def letters(text: str) -> str:
     """Lower case, without punctuation and spaces."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c)[0] in "LN")
+    lower = unicodedata.normalize("NFKC", text).lower()
+    return "".join(c for c in lower if unicodedata.category(c)[0] in "LN")
 
 
 @pytest.mark.parametrize("name", SPOKEN)

@@ -35,6 +35,8 @@ EXAMPLES = [
     errors.ChecksumError("model.pt", "aa", "bb"),
     errors.HubUnreachableError("modelscope", "timed out"),
     errors.DeviceError("cuda:9", ("cpu",)),
+    errors.PrecisionError("int8", "cuda:0", ("auto", "fp16")),
+    errors.OutOfMemoryError(30.0),
 ]
 
 

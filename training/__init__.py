@@ -1,0 +1,1 @@
+"""How the starter checkpoint is made: text, speech, events, distortions, training. See README.md."""

@@ -1,6 +1,6 @@
 """`python -m training STAGE --work DIR`: from text to a packed checkpoint, in stages that can be rerun.
 
-Stages: text (CPU), audio, train, vad, pack, or all. Each reads what the stages before it left in DIR:
+Stages: fetch and text (CPU), audio, train, vad (GPU), or all. Each reads what the stages before it left in DIR:
 text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops), audio/, model/.
 """
 
@@ -24,9 +24,10 @@ from sensevoice.features import Frontend
 from sensevoice.network import NetworkShape
 from training.augment import SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
-from training.evaluate import Clip, evaluate
 from training.espeak import VOICES, speak_all
+from training.evaluate import Clip, evaluate
 from training.events import EVENTS, coloured_noise, event_bank, room_response
+from training.fetch import fetch
 from training.kokoro import Synthesiser, load_kokoro, load_symbols
 from training.pack import pack_recogniser, pack_vad
 from training.speech import EMOTIONS, LANGUAGES, Line, Speech, requests_for, synthesise
@@ -34,9 +35,11 @@ from training.train import Schedule, TrainingNetwork, measure_cmvn, optimise
 from training.train_vad import train_vad
 
 TAGS = (
-    "zh en yue ja ko nospeech HAPPY SAD ANGRY NEUTRAL EMO_UNKNOWN Speech BGM Laughter Applause Cry Cough Sneeze "
-    "Breath Event_UNK withitn woitn"
-).split()
+    *("zh", "en", "yue", "ja", "ko", "nospeech"),
+    *("HAPPY", "SAD", "ANGRY", "NEUTRAL", "EMO_UNKNOWN"),
+    *("Speech", "BGM", "Laughter", "Applause", "Cry", "Cough", "Sneeze", "Breath", "Event_UNK"),
+    *("withitn", "woitn"),
+)
 
 
 ORDER_SEED = 0  # stages must agree on the order of the lines
@@ -52,6 +55,13 @@ def read_lines(path: Path) -> list[Line]:
 def device() -> str:
     """The accelerator if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def write_text(work: Path, args: argparse.Namespace) -> None:
+    """Run the text stage, whose libraries a machine that only trains need not have."""
+    from training.text import make_text
+
+    make_text(work / "text", seed=args.seed)
 
 
 # --- audio -----------------------------------------------------------------------------------------
@@ -71,15 +81,14 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     return clips
 
 
-def make_audio(
-    work: Path, *, seconds: float, seed: int, limit: int | None, batch_frames: int, robot_share: float
-) -> None:
+def make_audio(work: Path, args: argparse.Namespace) -> None:
     """Speak the held-out lines, then as many training lines as the time allows."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
+    seed, limit = args.seed, args.limit
     torch.manual_seed(seed)
     began = time.monotonic()
-    robots = robot_clips(work, seed=seed, limit=limit, share=robot_share)
+    robots = robot_clips(work, seed=seed, limit=limit, share=args.robot_share)
     model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
     synthesiser = Synthesiser(model, device())
     symbols = load_symbols(work / "kokoro" / "vocab.json")
@@ -90,9 +99,9 @@ def make_audio(
         lines = read_lines(work / "text" / f"{name}.jsonl.xz")
         lines = shuffled(lines, ORDER_SEED)[:limit] if name == "train" else lines[:limit]
         requests, emotions = requests_for(lines, symbols, voices, seed)
-        until = began + seconds if name == "train" else float("inf")
+        until = began + args.seconds if name == "train" else float("inf")
         with torch.inference_mode():
-            speech = synthesise(synthesiser, requests, emotions, until=until, batch_frames=batch_frames)
+            speech = synthesise(synthesiser, requests, emotions, until=until, batch_frames=args.batch_frames)
         speech = speech.to("cpu").with_clips(robots if name == "train" else [])
         speech.save(work / "audio" / f"{name}.pt")
         hours = speech.length.sum().item() / 16_000 / 3600
@@ -108,17 +117,21 @@ def shuffled(lines: list[Line], seed: int) -> list[Line]:
 # --- material for batches --------------------------------------------------------------------------
 
 
-def load_bank(
-    sounds: dict[str, list[Any]], seed: int, per_kind: int
-) -> tuple[dict[str, Tensor], SoundBank]:
+def load_bank(sounds: dict[str, list[Any]], seed: int, per_kind: int) -> tuple[dict[str, Tensor], SoundBank]:
     """Sound events by name, and what distorts speech, on the device."""
     events = {name: torch.from_numpy(_same_width(clips)).to(device()) for name, clips in sounds.items()}
     rng = np.random.default_rng(seed)
     noises = np.stack([coloured_noise(rng, 160_000, rng.uniform(-2.2, 0.6)) for _ in range(per_kind)])
-    rooms = _same_width([room_response(rng, rng.uniform(0.12, 0.7)) for _ in range(per_kind)], 12_000, tile=False)
+    rooms = _same_width(
+        [room_response(rng, rng.uniform(0.12, 0.7)) for _ in range(per_kind)], 12_000, tile=False
+    )
     music = events["BGM"] / events["BGM"].square().mean(1, keepdim=True).sqrt().clamp_min(1e-4)
     bank = SoundBank(torch.from_numpy(noises).to(device()), music, torch.from_numpy(rooms).to(device()))
-    return {name: clips / clips.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3) for name, clips in events.items()}, bank
+    even = {
+        name: clips / clips.square().mean(1, keepdim=True).sqrt().clamp_min(1e-3)
+        for name, clips in events.items()
+    }
+    return even, bank
 
 
 def _same_width(clips: list[Any], width: int = 96_000, *, tile: bool = True) -> Any:
@@ -257,7 +270,7 @@ def train_detector(work: Path, args: argparse.Namespace) -> None:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("text", "audio", "train", "vad", "all"))
+    parser.add_argument("stage", choices=(*STAGES, "all"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0, help="time for the stage")
     parser.add_argument("--seed", type=int, default=0)
@@ -267,7 +280,9 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=300, help="sound events of each kind")
     parser.add_argument("--batch-s", type=float, default=900.0)
     parser.add_argument("--batch-frames", type=int, default=8_000, help="of the vocoder, 25 ms each")
-    parser.add_argument("--robot-share", type=float, default=0.06, help="of the lines, spoken by espeak-ng too")
+    parser.add_argument(
+        "--robot-share", type=float, default=0.06, help="of the lines, spoken by espeak-ng too"
+    )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--width", type=int, default=256)
@@ -276,17 +291,17 @@ def main() -> None:
     parser.add_argument("--tp-blocks", type=int, default=2)
     parser.add_argument("--evaluate-every-s", type=float, default=120.0)
     args = parser.parse_args()
-    work: Path = args.work
-    if args.stage in ("text", "all"):
-        from training.text import make_text
+    for stage in STAGES if args.stage == "all" else (args.stage,):
+        STAGES[stage](args.work, args)
 
-        make_text(work / "text", seed=args.seed)
-    if args.stage in ("audio", "all"):
-        make_audio(work, seconds=args.seconds, seed=args.seed, limit=args.limit, batch_frames=args.batch_frames, robot_share=args.robot_share)
-    if args.stage in ("train", "all"):
-        train_recogniser(work, args)
-    if args.stage in ("vad", "all"):
-        train_detector(work, args)
+
+STAGES = {
+    "fetch": lambda work, args: fetch(work),
+    "text": write_text,
+    "audio": make_audio,
+    "train": train_recogniser,
+    "vad": train_detector,
+}
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ def filtered(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
     response = torch.fft.rfft(torch.where(in_room[:, None], rooms, dry), n=size)
     gains_db = torch.randn(batch, 1, 9, device=device) * (4.0 * strength)
     curve = torch.nn.functional.interpolate(gains_db, size=bins, mode="linear", align_corners=True)[:, 0]
-    return torch.fft.irfft(spectrum * response * (10 ** (curve / 20)) * _band(batch, bins, strength, device), n=size)[
-        :, :count
-    ]
+    return torch.fft.irfft(
+        spectrum * response * (10 ** (curve / 20)) * _band(batch, bins, strength, device), n=size
+    )[:, :count]
 
 
 def _band(batch: int, bins: int, strength: float, device: torch.device) -> Tensor:
@@ -69,7 +69,9 @@ def _band(batch: int, bins: int, strength: float, device: torch.device) -> Tenso
     hz = torch.linspace(0, SAMPLE_RATE / 2, bins, device=device)
     phone = _chance(batch, 0.12 * strength, device)
     dull = _chance(batch, 0.15 * strength, device)
-    high = torch.where(phone, _uniform(batch, 3200, 3700, device), torch.full((batch,), 9000.0, device=device))
+    high = torch.where(
+        phone, _uniform(batch, 3200, 3700, device), torch.full((batch,), 9000.0, device=device)
+    )
     high = torch.where(dull & ~phone, _uniform(batch, 3500, 7500, device), high)
     low = torch.where(phone, _uniform(batch, 200, 350, device), _uniform(batch, 0, 120, device) * strength)
     passed = torch.sigmoid((high[:, None] - hz) / 80) * torch.sigmoid((hz - low[:, None]) / 25)
@@ -109,12 +111,16 @@ def recorded(samples: Tensor, strength: float) -> Tensor:
     peak = samples.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
     gain_db = _uniform(batch, -26, -1, device)[:, None]
     scaled = samples / peak * 10 ** (gain_db / 20)
-    drive = torch.where(_chance(batch, 0.06 * strength, device), _uniform(batch, 1.5, 5, device), 1.0)[:, None]
+    drive = torch.where(_chance(batch, 0.06 * strength, device), _uniform(batch, 1.5, 5, device), 1.0)[
+        :, None
+    ]
     ceiling = scaled.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
     clipped = (scaled * drive).clamp(-ceiling, ceiling)
     mu_law = _chance(batch, 0.06 * strength, device)[:, None]
     clipped = torch.where(mu_law, _mu_law(clipped), clipped)
-    return (clipped + torch.randn_like(clipped) * 10 ** (_uniform(batch, -90, -60, device)[:, None] / 20)).clamp(-1, 1)
+    return (
+        clipped + torch.randn_like(clipped) * 10 ** (_uniform(batch, -90, -60, device)[:, None] / 20)
+    ).clamp(-1, 1)
 
 
 def _mu_law(samples: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class Catalogue:
     lang: Array
     with_itn: list[list[int]]
     without_itn: list[list[int]]
-    space_with_itn: list[list[int]]  # the same after another sentence: led by a space where the script has them
+    space_with_itn: list[
+        list[int]
+    ]  # the same after another sentence: led by a space where the script has them
     space_without_itn: list[list[int]]
     tag_ids: dict[str, int]
     events: dict[str, int]  # sounds in the bank, by name
@@ -172,7 +174,9 @@ class Planner:
     def _samples(self, low_s: float, high_s: float) -> int:
         return int(self.rng.uniform(low_s, high_s) * SAMPLE_RATE)
 
-    def _place_event(self, row: int, item: Item, at: int) -> tuple[int, tuple[int, str, int, int, int, float]]:
+    def _place_event(
+        self, row: int, item: Item, at: int
+    ) -> tuple[int, tuple[int, str, int, int, int, float]]:
         """Alone, under the speech (music), or after it; returns the item's new end and the event."""
         assert item.event is not None
         sound = int(self.rng.integers(self.catalogue.events[item.event]))
@@ -291,13 +295,19 @@ class Mixer:
         width += -width % GRID
         target = round(width / plan.stretch / 480) * 480
         utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
-        heard = replace(plan, event_row=[event for event in plan.event_row if event[1] not in UNVOICED_EVENTS])
+        heard = replace(
+            plan, event_row=[event for event in plan.event_row if event[1] not in UNVOICED_EVENTS]
+        )
         sounds = self._add_events(self._gather(utterance, begin, length, width), heard)
         energy = F.avg_pool1d(sounds.square()[:, None], 400, 160)[:, 0]
         loudest = energy.amax(dim=1, keepdim=True)
         active = ((energy > loudest * 10**-3.8) & (energy > 1e-7)).float()[:, None]
         closed = -F.max_pool1d(-F.max_pool1d(active, 15, 1, 7), 15, 1, 7)
-        at = (torch.arange(frames, device=self.device) * (width / target)).long().clamp_max(closed.shape[2] - 1)
+        at = (
+            (torch.arange(frames, device=self.device) * (width / target))
+            .long()
+            .clamp_max(closed.shape[2] - 1)
+        )
         return closed[:, 0, at] > 0.5
 
     def _tensor(self, values: Array) -> Tensor:
@@ -324,7 +334,9 @@ class Mixer:
             sounds[row, first : first + count] += clip[index] * loud[row] * 10 ** (gain_db / 20)
         return sounds
 
-    def _phonemes(self, utterance: Tensor, begin: Tensor, length: Tensor, frames: int, factor: float) -> Tensor:
+    def _phonemes(
+        self, utterance: Tensor, begin: Tensor, length: Tensor, frames: int, factor: float
+    ) -> Tensor:
         """The phoneme at each probe of each output frame, [items, frames, probes]."""
         centres = torch.arange(frames, device=self.device)[:, None] * FRAME_SAMPLES + 200
         probes = centres + torch.tensor(PROBES_MS, device=self.device) * 16

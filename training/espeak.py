@@ -30,7 +30,9 @@ class Espeak:
         self.library = ctypes.CDLL(str(next(folder.glob("libespeak-ng.so*"))))
         self.sample_rate = self.library.espeak_Initialize(SYNCHRONOUS, 500, str(folder).encode(), 0)
         self.blocks: list[Samples] = []
-        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        callback = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+        )
         self.callback = callback(self._take)  # kept, or the library would call freed memory
         self.library.espeak_SetSynthCallback(self.callback)
 

@@ -109,7 +109,8 @@ def evaluate(
             scores.errors[clip.language] += edits(found, wanted)
             scores.units[clip.language] += len(wanted)
             scores.examples[clip.language].append((text, clip.plain))
-        for row, (kind, truth) in enumerate((("language", clip.language), ("emotion", clip.emotion), ("event", clip.event))):
+        truths = {"language": clip.language, "emotion": clip.emotion, "event": clip.event}
+        for row, (kind, truth) in enumerate(truths.items()):
             if truth:
                 best = max(groups[kind], key=lambda i: float(logits[row, i]))
                 scores.tags[kind].append((groups[kind][best], truth))
@@ -122,4 +123,6 @@ def _tag_groups(tokenizer: spm.SentencePieceProcessor) -> dict[str, dict[int, st
         "emotion": "HAPPY SAD ANGRY NEUTRAL EMO_UNKNOWN",
         "event": "Speech BGM Laughter Applause Cry Sneeze Breath Cough Event_UNK",
     }
-    return {kind: {tokenizer.piece_to_id(f"<|{n}|>"): n for n in group.split()} for kind, group in names.items()}
+    return {
+        kind: {tokenizer.piece_to_id(f"<|{n}|>"): n for n in group.split()} for kind, group in names.items()
+    }

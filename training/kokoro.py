@@ -49,7 +49,15 @@ def _official(name: str) -> str:
     head, _, rest = name.partition(".")
     if head in ("encoder", "decoder"):
         name = rest
-    in_predictor = name.partition(".")[0] in {"F0", "N", "F0_proj", "N_proj", "shared", "lstm", "duration_proj"}
+    in_predictor = name.partition(".")[0] in {
+        "F0",
+        "N",
+        "F0_proj",
+        "N_proj",
+        "shared",
+        "lstm",
+        "duration_proj",
+    }
     return f"predictor.{name}" if in_predictor else name
 
 
@@ -78,7 +86,9 @@ class _OnnxWeights:
         weights = {
             _official(name): self.array(name)
             for name, item in self.stored.items()
-            if item.data_type == 1 and name.startswith(("encoder.", "decoder.")) and not name.endswith("_scale")
+            if item.data_type == 1
+            and name.startswith(("encoder.", "decoder."))
+            and not name.endswith("_scale")
         }
         for node in self.graph.node:
             weights.update(self._of_node(node))
@@ -90,7 +100,11 @@ class _OnnxWeights:
             return {_module_path(node.name) + ".weight": self.dequantised(inputs[1], inputs[3])}
         if node.op_type == "MatMulInteger":
             return {_module_path(node.name) + ".weight": self.dequantised(inputs[1], inputs[3]).T}
-        if node.op_type in ("Conv", "ConvTranspose") and inputs[1] in self.stored and "istft" not in node.name:
+        if (
+            node.op_type in ("Conv", "ConvTranspose")
+            and inputs[1] in self.stored
+            and "istft" not in node.name
+        ):
             return {_module_path(node.name) + ".weight": self.array(inputs[1])}
         if node.op_type == "MatMul" and inputs[1] in self.stored:
             return {_module_path(node.name) + ".weight": self.array(inputs[1]).T}
@@ -153,7 +167,9 @@ class _Kokoro(nn.Module):
         )
         self.bert = modules.CustomAlbert(albert)
         self.bert_encoder = nn.Linear(768, 512)
-        self.predictor = modules.ProsodyPredictor(style_dim=128, d_hid=512, nlayers=3, max_dur=50, dropout=0.0)
+        self.predictor = modules.ProsodyPredictor(
+            style_dim=128, d_hid=512, nlayers=3, max_dur=50, dropout=0.0
+        )
         self.text_encoder = modules.TextEncoder(channels=512, kernel_size=5, depth=3, n_symbols=178)
         self.decoder = istftnet.Decoder(
             dim_in=512,
@@ -262,7 +278,9 @@ class Synthesiser:
         encoded = model.predictor.text_encoder(bert, style, lengths, mask)  # [batch, tokens, 640]
         hidden, _ = model.predictor.lstm(encoded)
         pace = torch.tensor([r.prosody.pace for r in group], device=self.device)
-        durations = torch.sigmoid(model.predictor.duration_proj(hidden)).sum(-1).clamp_min(1.0) / pace[:, None]
+        durations = (
+            torch.sigmoid(model.predictor.duration_proj(hidden)).sum(-1).clamp_min(1.0) / pace[:, None]
+        )
         text = model.text_encoder(ids, lengths, mask)
         frames = durations.sum(-1).round().long().clamp_min(20).tolist()
         return [

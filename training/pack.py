@@ -38,13 +38,17 @@ def half_precision(model: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {prefix + name: tensor.detach().half().cpu() for name, tensor in model.state_dict().items()}
 
 
-def pack_recogniser(out: Path, network: nn.Module, shape: NetworkShape, frontend: Frontend, tokenizer: Path) -> None:
+def pack_recogniser(
+    out: Path, network: nn.Module, shape: NetworkShape, frontend: Frontend, tokenizer: Path
+) -> None:
     """Write the recogniser's five files."""
     out.mkdir(parents=True, exist_ok=True)
     torch.save(half_precision(network), out / "model.pt")
     write_cmvn(out / "am.mvn", frontend.shift, frontend.scale)
     shutil.copy(tokenizer, out / TOKENIZER_NAME)
-    (out / "config.yaml").write_text(yaml.safe_dump(recogniser_config(shape), sort_keys=False), encoding="utf-8")
+    (out / "config.yaml").write_text(
+        yaml.safe_dump(recogniser_config(shape), sort_keys=False), encoding="utf-8"
+    )
     paths = {
         "init_param": "model.pt",
         "config": "config.yaml",

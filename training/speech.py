@@ -31,18 +31,33 @@ PROSODIES = {
     "ANGRY": Prosody(pitch=1.12, pitch_range=1.25, pace=1.22, energy=1.0),
 }
 
-_ENGLISH = (
-    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sarah af_sky am_adam "
-    "am_echo am_fenrir am_michael am_onyx am_puck am_santa bf_alice bf_isabella bf_lily bm_daniel bm_fable "
-    "bm_george bm_lewis"
-).split()
-_CHINESE = "zf_xiaoxiao zf_xiaoyi zm_yunjian zm_yunxi zm_yunxia hf_alpha".split()
+_ENGLISH = [
+    *(
+        f"af_{n}"
+        for n in [
+            "alloy",
+            "aoede",
+            "bella",
+            "heart",
+            "jessica",
+            "kore",
+            "nicole",
+            "nova",
+            "river",
+            "sarah",
+            "sky",
+        ]
+    ),
+    *(f"am_{n}" for n in ["adam", "echo", "fenrir", "michael", "onyx", "puck", "santa"]),
+    *("bf_alice", "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_george", "bm_lewis"),
+]
+_CHINESE = ["zf_xiaoxiao", "zf_xiaoyi", "zm_yunjian", "zm_yunxi", "zm_yunxia", "hf_alpha"]
 TRAINING_VOICES = {
     "en": _ENGLISH,
     "zh": _CHINESE,
     "yue": [*_CHINESE, "hf_beta", "jf_alpha"],
-    "ja": "jf_alpha jf_nezumi jm_kumo".split(),
-    "ko": "hf_beta hf_alpha em_santa jf_alpha jf_nezumi".split(),
+    "ja": ["jf_alpha", "jf_nezumi", "jm_kumo"],
+    "ko": ["hf_beta", "hf_alpha", "em_santa", "jf_alpha", "jf_nezumi"],
 }
 HELD_OUT_VOICES = {
     "dev": {"en": "am_liam", "zh": "zf_xiaobei", "yue": "zf_xiaobei", "ja": "jf_tebukuro", "ko": "hm_omega"},
@@ -116,7 +131,10 @@ def draw_prosody(rng: np.random.Generator, emotion: str) -> Prosody:
     base = PROSODIES[emotion]
     jitter = rng.normal(1.0, (0.05, 0.12, 0.06)).clip(0.7, 1.4)
     return Prosody(
-        base.pitch * jitter[0], base.pitch_range * jitter[1], base.pace * jitter[2], base.energy + rng.normal(0, 0.15)
+        base.pitch * jitter[0],
+        base.pitch_range * jitter[1],
+        base.pace * jitter[2],
+        base.energy + rng.normal(0, 0.15),
     )
 
 
@@ -172,7 +190,10 @@ def synthesise(
             if time.monotonic() > until:
                 break
         speed = seconds / (time.monotonic() - began)
-        print(f"synthesis: {first + len(group)} asked, {seconds / 3600:.2f} h, {speed:.0f}x real time", flush=True)
+        print(
+            f"synthesis: {first + len(group)} asked, {seconds / 3600:.2f} h, {speed:.0f}x real time",
+            flush=True,
+        )
         if time.monotonic() > until:
             break
     return _laid_end_to_end(parts)
@@ -196,7 +217,9 @@ class _Part:
         emotions: Sequence[int],
     ) -> _Part:
         emotion = [emotions[index] for index in indices]
-        samples = _hardened(samples, torch.tensor([EMOTIONS[e] == "ANGRY" for e in emotion], device=samples.device))
+        samples = _hardened(
+            samples, torch.tensor([EMOTIONS[e] == "ANGRY" for e in emotion], device=samples.device)
+        )
         peak = samples.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
         audio = (samples * (0.9 / peak) * 32_767).round().to(torch.int16)
         units = [[0, *group[index].ids, 0] for index in indices]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend, frame_count
@@ -104,8 +104,12 @@ def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) 
         logits, phonemes = model(features, batch.queries, frames)
     speech = logits[:, QUERY_FRAMES:].float().log_softmax(-1).transpose(0, 1)
     target_lengths = batch.target_lengths
-    ctc = F.ctc_loss(speech, batch.targets, frames, target_lengths, BLANK, reduction="none", zero_infinity=True)
-    tags = F.cross_entropy(logits[:, :QUERY_FRAMES].float().flatten(0, 1), batch.tags.flatten(), reduction="none")
+    ctc = F.ctc_loss(
+        speech, batch.targets, frames, target_lengths, BLANK, reduction="none", zero_infinity=True
+    )
+    tags = F.cross_entropy(
+        logits[:, :QUERY_FRAMES].float().flatten(0, 1), batch.tags.flatten(), reduction="none"
+    )
     read = F.cross_entropy(
         phonemes.float()[:, :, None].expand(-1, -1, batch.phonemes.shape[2], -1).flatten(0, 2),
         batch.phonemes[:, : phonemes.shape[1]].flatten(),
@@ -134,7 +138,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.live = [p for p in model.parameters()]
+        self.live = list(model.parameters())
         self.kept = [p.detach().clone() for p in self.live]
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend
@@ -68,6 +68,9 @@ def train_vad(
         right += float(share)
         step += 1
         if step % 200 == 0:
-            print(f"vad step {step} ({progress:.0%}) loss {loss.item():.4f} frames right {right / 200:.4f}", flush=True)
+            print(
+                f"vad step {step} ({progress:.0%}) loss {loss.item():.4f} frames right {right / 200:.4f}",
+                flush=True,
+            )
             right = 0.0
     return model.eval()

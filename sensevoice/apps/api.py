@@ -49,6 +49,8 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.ChecksumError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.HubUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DeviceError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.PrecisionError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.OutOfMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 BYTES_PER_MB = 2**20

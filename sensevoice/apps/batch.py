@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from sensevoice.apps.common import complain, model_sentence, start_logging
+from sensevoice.apps.common import complain, model_sentence, open_transcriber, start_logging
 from sensevoice.apps.files import OutputFolder, Recording
 from sensevoice.errors import SenseVoiceError
 from sensevoice.exporters import export
@@ -75,11 +75,8 @@ def load_transcriber(settings: Settings, *, quiet: bool = False) -> Transcriber:
     """The model that the settings ask for; says which it is, unless nothing but errors is wanted."""
     start_logging("error" if quiet else settings.log_level)
     check_libraries()
-    from sensevoice.pipeline import Transcriber
 
-    transcriber = Transcriber.load(
-        settings.model, device=settings.device, hub=settings.hub, offline=settings.offline
-    )
+    transcriber = open_transcriber(settings)
     log.info(model_sentence(transcriber.info))
     if transcriber.starter_reason:
         log.info(transcriber.starter_reason)

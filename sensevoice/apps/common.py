@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import ValidationError
 
+from sensevoice.options import Precision
 from sensevoice.settings import Hub, PageLanguage, Settings, SpokenLanguage
 from sensevoice.strings import text
 
 if TYPE_CHECKING:
     from sensevoice.checkpoint import ModelInfo
+    from sensevoice.pipeline import Transcriber
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "hub": get_args(Hub),
+    "precision": get_args(Precision),
     "lang": get_args(PageLanguage),
     "language": get_args(SpokenLanguage),
 }
-MODEL_OPTIONS = ("model", "hub", "device", "offline")
+MODEL_OPTIONS = ("model", "hub", "device", "precision", "offline")
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it: 128 + SIGINT
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
 
@@ -75,6 +78,19 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def open_transcriber(settings: Settings) -> Transcriber:
+    """The model that the settings ask for, where and how they ask for it; ModelError if it cannot be had."""
+    from sensevoice.pipeline import Transcriber  # imports torch, which --help must not wait for
+
+    return Transcriber.load(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        hub=settings.hub,
+        offline=settings.offline,
+    )
 
 
 def start_logging(level: str) -> None:

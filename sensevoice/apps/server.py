@@ -14,6 +14,7 @@ from sensevoice.apps.common import (
     MODEL_OPTIONS,
     add_settings_options,
     model_sentence,
+    open_transcriber,
     read_settings,
     start_logging,
 )
@@ -40,11 +41,8 @@ def build(settings: Settings) -> tuple[gr.Blocks, FastAPI]:
     check_libraries()
     from sensevoice.apps.api import create_app
     from sensevoice.apps.ui import create_page, mount_page
-    from sensevoice.pipeline import Transcriber
 
-    transcriber = Transcriber.load(
-        settings.model, device=settings.device, hub=settings.hub, offline=settings.offline
-    )
+    transcriber = open_transcriber(settings)
     log.info(model_sentence(transcriber.info))
     page = create_page(transcriber, settings)
     return page, mount_page(create_app(transcriber, settings), page, settings)

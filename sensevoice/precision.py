@@ -1,0 +1,92 @@
+"""Which number format the network computes in, and int8 weights for processors.
+
+Int8 keeps the weights of the linear layers as bytes, a scale per output channel, and quantises the
+activations of each call on the fly. The first block, which sees raw features, and the head, whose
+closest two tokens decide the text, stay in float32: the error they save is worth their time.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from sensevoice.errors import PrecisionError
+from sensevoice.network import SenseVoiceNetwork
+from sensevoice.options import Precision
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
+KEPT_IN_FLOAT = ("encoder.encoders0.", "ctc.")
+WORTH_QUANTISING = 50_000_000  # parameters: below, float32 is quick enough, and exact
+
+
+def choose_precision(asked: str, device: torch.device, parameters: int) -> str:
+    """What `auto` means here, or what was asked for; PrecisionError if it cannot be had on this device.
+
+    On a processor, int8 for large models where its bytes are multiplied faster; on a GPU, fp16.
+    """
+    if asked not in PRECISIONS:
+        raise PrecisionError(asked, str(device), PRECISIONS)
+    if asked == "int8" and device.type != "cpu":
+        raise PrecisionError(asked, str(device), [name for name in PRECISIONS if name != "int8"])
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "fp16"
+    return "int8" if parameters >= WORTH_QUANTISING and has_fast_bytes() else "fp32"
+
+
+def has_fast_bytes() -> bool:
+    """Whether this processor multiplies bytes faster than floats, as AVX2 and later ones do."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
+def in_precision(network: SenseVoiceNetwork, precision: str) -> SenseVoiceNetwork:
+    """A network that computes in `precision`; the one given is left as it is."""
+    if precision == "fp32":
+        return network
+    if precision == "int8":
+        return _quantised(network)
+    return copy.deepcopy(network).to(DTYPES[precision])
+
+
+def _quantised(network: SenseVoiceNetwork) -> SenseVoiceNetwork:
+    """The same network with its linear layers in int8; what stays in float is shared with the original."""
+    memo = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    quantised = copy.deepcopy(network, memo)
+    for name, module in list(quantised.named_modules()):
+        if isinstance(module, nn.Linear) and not name.startswith(KEPT_IN_FLOAT):
+            owner, _, attribute = name.rpartition(".")
+            setattr(quantised.get_submodule(owner), attribute, QuantisedLinear(module))
+    return quantised
+
+
+class QuantisedLinear(nn.Module):
+    """A linear layer whose weights are int8, symmetric per output channel."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scales = (weight.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).double()
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        with warnings.catch_warnings():
+            # torch means to drop these tensors one day (pytorch/pytorch#184982); its version is pinned here
+            warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
+            bytes_ = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(bytes_, linear.bias)
+        # without VNNI, sums of 8-bit products saturate at 16 bits: activations then get 7 bits
+        self.reduce_range = not _has_vnni()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] float32 -> [..., outputs] float32."""
+        result: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, self.reduce_range)
+        return result
+
+
+def _has_vnni() -> bool:
+    probe = getattr(torch.cpu, "_is_vnni_supported", None)
+    return bool(probe and probe())
