@@ -37,6 +37,7 @@ OFFICIAL_ATTRIBUTION = (
     "whoever uses, copies, modifies or shares the model, or one made from it, names its source and authors "
     "and keeps its name."
 )
+STARTER_LICENCE = "MIT"
 STARTER_ATTRIBUTION = (
     "SenseVoice Studio's starter model, trained by this project on synthetic speech; its sources and their "
     "licences are listed in training/README.md and sensevoice/starter/MODEL_CARD.md."
@@ -265,7 +266,7 @@ def describe(directory: Path, network: SenseVoiceNetwork) -> ModelInfo:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     if directory.resolve() == STARTER_DIRECTORY.resolve():
         return ModelInfo(
-            "starter", directory, True, "training/", "see MODEL_CARD.md", parameters, STARTER_ATTRIBUTION
+            "starter", directory, True, "training/", STARTER_LICENCE, parameters, STARTER_ATTRIBUTION
         )
     if network.shape == OFFICIAL_SHAPE:
         source = f"https://modelscope.cn/models/{HUBS['modelscope'].asr}"

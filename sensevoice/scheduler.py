@@ -94,8 +94,13 @@ class BatchingEngine:
             self._calls.append(call)
             for index in set(range(len(self._engines))) - self._working:
                 self._working.add(index)
-                Thread(target=self._serve, args=(index,), name=f"sensevoice-{index}", daemon=True).start()
-        call.done.result()
+                # no daemon: at the program's end, a batch that is being computed is waited for
+                Thread(target=self._serve, args=(index,), name=f"sensevoice-{index}").start()
+        try:
+            call.done.result()
+        except BaseException:  # Ctrl-C too: what nobody waits for need not be computed
+            call.done.cancel()
+            raise
         return [call.results[index] for index in range(len(utterances))]
 
     def _serve(self, index: int) -> None:

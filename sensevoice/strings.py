@@ -61,7 +61,7 @@ STRINGS: dict[str, dict[str, str]] = {
     "example.yue": {"zh": "粤语", "en": "Cantonese"},
     "example.ja": {"zh": "日语", "en": "Japanese"},
     "example.ko": {"zh": "韩语", "en": "Korean"},
-    "example.events": {"zh": "笑声与掌声", "en": "Laughter and applause"},
+    "example.events": {"zh": "笑声掌声", "en": "Laughter and applause"},
     # options
     "page.options": {"zh": "更多选项", "en": "More options"},
     "option.use_itn": {"zh": "添加标点并转换数字", "en": "Punctuation, and numbers as digits"},

@@ -31,7 +31,7 @@ ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
     "audio",
     *("features", "vad_network", "vad_decision", "vad"),
-    *("network", "hub", "checkpoint", "scores", "engine"),
+    *("network", "precision", "hub", "checkpoint", "scores", "engine", "scheduler"),
     *("ctc", "transcript"),
     *("timeline", "subtitles", "exporters"),
     "pipeline",

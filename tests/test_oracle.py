@@ -119,7 +119,7 @@ def clips() -> list[Samples]:
     noise = np.random.default_rng(0).normal(0, 0.05, 20_000).astype(np.float32)
     names = ("en.mp3", "ja.mp3", "sv_sample.wav", "zh.mp3")
     paths = [RECORDINGS / name for name in names if (RECORDINGS / name).is_file()]
-    paths += sorted((ROOT / "examples").glob("*.*"))
+    paths += sorted((ROOT / "examples").glob("*.mp3"))
     recorded = [decode(path)[: 16_000 * 6] for path in paths]
     return [*made, noise, np.zeros(16_000, np.float32), *recorded]
 

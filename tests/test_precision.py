@@ -17,7 +17,7 @@ from sensevoice.errors import OutOfMemoryError, PrecisionError
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.precision import WORTH_QUANTISING, QuantisedLinear, choose_precision, has_fast_bytes
 from sensevoice.scores import Query
-from tests.checkpoints import speech_like
+from checkpoints import speech_like
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.mp3"))
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, Lock
 
 import numpy as np
@@ -14,7 +14,7 @@ from sensevoice.engine import TorchEngine, Utterance
 from sensevoice.features import SAMPLE_RATE
 from sensevoice.scheduler import BatchingEngine
 from sensevoice.scores import FrameScores, Query
-from tests.checkpoints import speech_like
+from checkpoints import speech_like
 
 SECOND = SAMPLE_RATE
 
@@ -149,3 +149,22 @@ def test_thirty_two_threads_get_what_one_gets(small_engine: TorchEngine):
     with ThreadPoolExecutor(32) as pool:
         together = list(pool.map(lambda clip: engine.recognise([clip], Query("zh"))[0].ids.tolist(), clips))
     assert together == alone
+
+
+def test_what_an_interrupted_caller_waited_for_is_not_computed():
+    inner = RecordingEngine(held=True)
+    engine = batching(inner, batch_s=1)
+
+    def interrupted(work):  # type: ignore[no-untyped-def]
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as pool:
+        blocking = pool.submit(engine.recognise, [utterance(1)])
+        assert inner.started.wait(10)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Future, "result", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                engine.recognise([utterance(2), utterance(3)])
+        inner.released.set()
+        assert numbers(blocking.result(10)) == [1]
+    assert inner.batches == [[1.0]]

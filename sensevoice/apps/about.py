@@ -153,10 +153,10 @@ def _vad(directory: Path, model: ModelInfo) -> dict[str, Any]:
 
 def _vad_terms(directory: Path, model: ModelInfo) -> tuple[str, str]:
     """Licence and attribution: the official VAD's, the starter's, or those of the model that it came with."""
-    from sensevoice.checkpoint import OFFICIAL_LICENCE, STARTER_ATTRIBUTION
+    from sensevoice.checkpoint import OFFICIAL_LICENCE, STARTER_ATTRIBUTION, STARTER_LICENCE
 
     if directory.resolve() == (STARTER_DIRECTORY / "vad").resolve():
-        return "see MODEL_CARD.md", STARTER_ATTRIBUTION
+        return STARTER_LICENCE, STARTER_ATTRIBUTION
     if directory in {cached(hub.vad, hub.name) for hub in HUBS.values()}:
         return OFFICIAL_LICENCE, VAD_ATTRIBUTION
     return model.licence, model.attribution
