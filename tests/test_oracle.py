@@ -76,7 +76,7 @@ class Pair:
     def smallest_margin(self, samples: Samples, query: Query) -> float:
         """By how much the best token of a frame beats the next, where that is closest: log-probability."""
         features = self.engine._frontend(samples)
-        logits = self.engine._network.ctc(self.engine._encode([features], [len(features)], query))
+        logits = self.engine._network.ctc(self.engine._encode([features], [len(features)], [query]))
         best, next_best = logits.topk(2).values.unbind(-1)
         return float((best - next_best).min())
 
@@ -176,7 +176,7 @@ def test_encoder_outputs_equal_funasrs(pair: Pair, clips: list[Samples], togethe
     features = [pair.engine._frontend(samples) for samples in chosen]
     lengths = [len(feature) for feature in features]
     with torch.inference_mode():
-        ours = pair.engine._encode(features, lengths, query)
+        ours = pair.engine._encode(features, lengths, [query] * together)
     (expected,) = seen
     for row, length in enumerate(lengths):
         used = slice(0, N_QUERY_FRAMES + length)

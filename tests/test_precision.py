@@ -8,6 +8,7 @@ import jiwer
 import numpy as np
 import pytest
 import torch
+from checkpoints import speech_like
 
 from sensevoice.audio import decode
 from sensevoice.checkpoint import load_checkpoint
@@ -17,7 +18,6 @@ from sensevoice.errors import OutOfMemoryError, PrecisionError
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.precision import WORTH_QUANTISING, QuantisedLinear, choose_precision, has_fast_bytes
 from sensevoice.scores import Query
-from checkpoints import speech_like
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.mp3"))
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

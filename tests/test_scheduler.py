@@ -9,12 +9,12 @@ from threading import Event, Lock
 import numpy as np
 import numpy.typing as npt
 import pytest
+from checkpoints import speech_like
 
 from sensevoice.engine import TorchEngine, Utterance
 from sensevoice.features import SAMPLE_RATE
 from sensevoice.scheduler import BatchingEngine
 from sensevoice.scores import FrameScores, Query
-from checkpoints import speech_like
 
 SECOND = SAMPLE_RATE
 
