@@ -1,0 +1,165 @@
+"""Every failure as a status and a sentence: one table, and two shapes of reply.
+
+`{"error": {"type": "NotAudioError", "message": "…"}}`, or under `/v1/` OpenAI's
+`{"error": {"message": "…", "type": "invalid_request_error", "param": null, "code": "NotAudioError"}}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from sensevoice import errors
+from sensevoice.strings import error_text
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
+    errors.SenseVoiceError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    # the recording
+    errors.AudioError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NoSuchAudioError: HTTPStatus.NOT_FOUND,
+    errors.EmptyAudioError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotAudioError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.NoAudioStreamError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TruncatedAudioError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.AudioTooLongError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    # the request
+    errors.OptionError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnknownLanguageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnknownFormatError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.OptionConflictError: HTTPStatus.BAD_REQUEST,
+    # jobs
+    errors.JobError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    errors.JobNotFoundError: HTTPStatus.NOT_FOUND,
+    errors.JobNotFinishedError: HTTPStatus.CONFLICT,
+    errors.JobFileFailedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.CrashingFileError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyError: HTTPStatus.CONFLICT,
+    errors.WebhookRefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.JobStoreError: HTTPStatus.SERVICE_UNAVAILABLE,
+    # the model
+    errors.ModelError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ModelNotFoundError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ModelFileError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ChecksumError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.HubUnreachableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DeviceError: HTTPStatus.SERVICE_UNAVAILABLE,
+    # the service
+    errors.ServiceError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    errors.RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.UploadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UploadTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    errors.StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    errors.QueueFullError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.DecodeTimeoutError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.RequestTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    errors.OutOfMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.WorkerDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+OPENAI_PREFIX = "/v1/"
+# the codes that clients of OpenAI's service compare with; every other code is the name of our class
+OPENAI_CODES = {"UnauthorizedError": "invalid_api_key", "RateLimitError": "rate_limit_exceeded"}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def status_of(error: errors.SenseVoiceError) -> HTTPStatus:
+    """The status of the error's class, or of its nearest ancestor in the table."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def expected(error: BaseException) -> BaseException:
+    """The error of ours that stands for a failure of the machine; any other error as it is."""
+    if isinstance(error, errors.SenseVoiceError):
+        return error
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return errors.OutOfMemoryError()
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return errors.StorageFullError()
+    return error
+
+
+def error_response(error: BaseException, scope: Scope) -> JSONResponse:
+    """The reply to a request that ended with `error`; of an unexpected error it gives nothing away."""
+    error = expected(error)
+    scope["error_kind"] = type(error).__name__
+    if isinstance(error, errors.SenseVoiceError):
+        return _reply(scope, status_of(error), type(error).__name__, str(error), headers=_headers(error))
+    if isinstance(error, RequestValidationError):
+        return _invalid(error, scope)
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.status_code)
+        return _reply(scope, status, status.phrase, str(error.detail), headers=dict(error.headers or {}))
+    return _reply(
+        scope, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", error_text(error, "en"), headers={}
+    )
+
+
+def error_body(
+    path: str, status: HTTPStatus, kind: str, message: str, param: str | None = None
+) -> dict[str, Any]:
+    """The JSON of an error, in OpenAI's shape for the paths that are OpenAI's."""
+    if not path.startswith(OPENAI_PREFIX):
+        return {"error": {"type": kind, "message": message}}
+    code = OPENAI_CODES.get(kind, kind)
+    return {"error": {"message": message, "type": _openai_type(status), "param": param, "code": code}}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error that an endpoint raises on purpose; the others end in `logs.RequestLog`."""
+    for kind in (errors.SenseVoiceError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _handle)
+
+
+async def _handle(request: Request, error: Exception) -> JSONResponse:
+    return error_response(error, request.scope)
+
+
+def _openai_type(status: HTTPStatus) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+
+
+def _headers(error: errors.SenseVoiceError) -> dict[str, str]:
+    if isinstance(error, errors.UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, errors.ServiceError) and error.retry_after_s is not None:
+        return {"Retry-After": str(error.retry_after_s)}
+    return {}
+
+
+def _invalid(error: RequestValidationError, scope: Scope) -> JSONResponse:
+    faults = error.errors()
+    sentences = "; ".join(f"{_field(fault)}: {fault['msg']}" for fault in faults)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    return _reply(scope, status, "InvalidRequest", sentences, headers={}, param=_field(faults[0]))
+
+
+def _field(fault: Mapping[str, Any]) -> str:
+    return str(next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "request"))
+
+
+def _reply(
+    scope: Scope,
+    status: HTTPStatus,
+    kind: str,
+    message: str,
+    *,
+    headers: dict[str, str],
+    param: str | None = None,
+) -> JSONResponse:
+    return JSONResponse(error_body(scope["path"], status, kind, message, param), status, headers)

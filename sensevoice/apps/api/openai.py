@@ -1,0 +1,5 @@
+"""OpenAI's endpoints."""
+
+from fastapi import APIRouter
+
+router = APIRouter()
