@@ -11,6 +11,7 @@ SenseVoiceError
  ├─ OptionError (ValueError)             a request asks for something that does not exist
  │   ├─ UnknownLanguageError
  │   ├─ UnknownFormatError
+ │   ├─ UnknownModelError (LookupError)
  │   └─ OptionConflictError              two options that cannot be had together
  ├─ JobError                             something is wrong with a job, or with where jobs are kept
  │   ├─ JobNotFoundError (LookupError)
@@ -135,6 +136,12 @@ class UnknownFormatError(OptionError):
     def __init__(self, name: str, choices: Iterable[str]) -> None:
         names = ", ".join(choices)
         super().__init__(f"Unknown format {name!r}: choose one of {names}.", name=name, choices=names)
+
+
+class UnknownModelError(OptionError, LookupError):
+    def __init__(self, name: str, choices: Iterable[str]) -> None:
+        names = ", ".join(choices)
+        super().__init__(f"There is no model {name!r} here: choose one of {names}.", name=name, choices=names)
 
 
 class OptionConflictError(OptionError):
@@ -330,3 +337,26 @@ class OutOfMemoryError(ServiceError, MemoryError):
 class WorkerDiedError(ServiceError):
     def __init__(self) -> None:
         super().__init__("The transcription was interrupted inside the service. Try again.", retry_s=1)
+
+
+class TooManyStreamsError(ServiceError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} live streams are open already. Try again in a moment.", limit=limit, retry_s=10
+        )
+
+
+class StreamIdleError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"Nothing was sent or received for {limit_s:g} s, so the stream was closed. Connect again to go on.",
+            limit_s=limit_s,
+        )
+
+
+class MessageTooLargeError(ServiceError):
+    def __init__(self, limit_kb: int) -> None:
+        super().__init__(
+            f"A message is larger than the limit of {limit_kb} KiB. Send the sound in smaller pieces.",
+            limit_kb=limit_kb,
+        )

@@ -265,6 +265,10 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "这台机器上没有设备“{device}”：请从 {available} 中选择。",
         "en": "There is no device “{device}” here: choose one of {available}.",
     },
+    "error.UnknownModelError": {
+        "zh": "没有模型“{name}”：请从 {choices} 中选择。",
+        "en": "There is no model “{name}” here: choose one of {choices}.",
+    },
     "error.OptionConflictError": {
         "zh": "{option} 只能与 {needs} 一起使用。",
         "en": "{option} can only be used with {needs}.",
@@ -318,6 +322,18 @@ STRINGS: dict[str, dict[str, str]] = {
     "error.WorkerDiedError": {
         "zh": "识别在服务内部中断。请重试。",
         "en": "The transcription was interrupted inside the service. Try again.",
+    },
+    "error.TooManyStreamsError": {
+        "zh": "已有 {limit} 路实时识别在进行。请稍后重试。",
+        "en": "{limit} live streams are open already. Try again in a moment.",
+    },
+    "error.StreamIdleError": {
+        "zh": "超过 {limit_s}没有收发数据，连接已关闭。请重新连接。",
+        "en": "Nothing was sent or received for {limit_s}, so the stream was closed. Connect again to go on.",
+    },
+    "error.MessageTooLargeError": {
+        "zh": "单条消息超过了 {limit_kb} KiB 的上限。请分成更小的片段发送。",
+        "en": "A message is larger than the limit of {limit_kb} KiB. Send the sound in smaller pieces.",
     },
 }
 

@@ -43,6 +43,7 @@ EXAMPLES = [
     errors.ChecksumError("model.pt", "aa", "bb"),
     errors.HubUnreachableError("modelscope", "timed out"),
     errors.DeviceError("cuda:9", ("cpu",)),
+    errors.UnknownModelError("gpt", ("starter",)),
     errors.OptionConflictError("stream", "response_format=json"),
     errors.UnauthorizedError(),
     errors.RateLimitError(60, 3),

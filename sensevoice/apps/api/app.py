@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -45,7 +46,9 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
     )
     metrics = Metrics()
     work = WorkQueue(settings.workers, settings.queue_length, metrics)
-    app.state.service = Service(transcriber, settings, work, metrics, Probe(transcriber))
+    app.state.service = Service(
+        transcriber, settings, work, metrics, Probe(transcriber), started_at=int(time.time())
+    )
     add_error_handlers(app)
     _add_middleware(app, settings, metrics)
     for name in RESOURCES:

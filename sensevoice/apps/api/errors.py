@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -39,6 +40,7 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.UnknownLanguageError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnknownFormatError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.OptionConflictError: HTTPStatus.BAD_REQUEST,
+    errors.UnknownModelError: HTTPStatus.NOT_FOUND,
     # jobs
     errors.JobError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.JobNotFoundError: HTTPStatus.NOT_FOUND,
@@ -68,11 +70,18 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.RequestTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
     errors.OutOfMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.WorkerDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StreamIdleError: HTTPStatus.REQUEST_TIMEOUT,
+    errors.MessageTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
 }
 
 OPENAI_PREFIX = "/v1/"
 # the codes that clients of OpenAI's service compare with; every other code is the name of our class
-OPENAI_CODES = {"UnauthorizedError": "invalid_api_key", "RateLimitError": "rate_limit_exceeded"}
+OPENAI_CODES = {
+    "UnauthorizedError": "invalid_api_key",
+    "RateLimitError": "rate_limit_exceeded",
+    "UnknownModelError": "model_not_found",
+}
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -95,17 +104,23 @@ def expected(error: BaseException) -> BaseException:
 def error_response(error: BaseException, scope: Scope) -> JSONResponse:
     """The reply to a request that ended with `error`; of an unexpected error it gives nothing away."""
     error = expected(error)
-    scope["error_kind"] = type(error).__name__
+    status, kind, message = _fault(error)
+    scope["error_kind"] = kind
+    param = _field(error.errors()[0]) if isinstance(error, RequestValidationError) else None
+    return JSONResponse(error_body(scope["path"], status, kind, message, param), status, _headers(error))
+
+
+def _fault(error: BaseException) -> tuple[HTTPStatus, str, str]:
+    """Status, kind and sentence."""
     if isinstance(error, errors.SenseVoiceError):
-        return _reply(scope, status_of(error), type(error).__name__, str(error), headers=_headers(error))
+        return status_of(error), type(error).__name__, str(error)
     if isinstance(error, RequestValidationError):
-        return _invalid(error, scope)
+        sentences = "; ".join(f"{_field(fault)}: {fault['msg']}" for fault in error.errors())
+        return HTTPStatus.UNPROCESSABLE_ENTITY, "InvalidRequest", sentences
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.status_code)
-        return _reply(scope, status, status.phrase, str(error.detail), headers=dict(error.headers or {}))
-    return _reply(
-        scope, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", error_text(error, "en"), headers={}
-    )
+        return status, status.phrase, str(error.detail)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", error_text(error, "en")
 
 
 def error_body(
@@ -116,6 +131,12 @@ def error_body(
         return {"error": {"type": kind, "message": message}}
     code = OPENAI_CODES.get(kind, kind)
     return {"error": {"message": message, "type": _openai_type(status), "param": param, "code": code}}
+
+
+def error_event(error: BaseException) -> str:
+    """A failure as a server-sent event of OpenAI's, for a reply that has begun already."""
+    body = error_body(OPENAI_PREFIX, *_fault(expected(error)))
+    return f"data: {json.dumps(body)}\n\n"
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -134,7 +155,9 @@ def _openai_type(status: HTTPStatus) -> str:
     return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
 
-def _headers(error: errors.SenseVoiceError) -> dict[str, str]:
+def _headers(error: BaseException) -> dict[str, str]:
+    if isinstance(error, HTTPException):
+        return dict(error.headers or {})
     if isinstance(error, errors.UnauthorizedError):
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, errors.ServiceError) and error.retry_after_s is not None:
@@ -142,24 +165,5 @@ def _headers(error: errors.SenseVoiceError) -> dict[str, str]:
     return {}
 
 
-def _invalid(error: RequestValidationError, scope: Scope) -> JSONResponse:
-    faults = error.errors()
-    sentences = "; ".join(f"{_field(fault)}: {fault['msg']}" for fault in faults)
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return _reply(scope, status, "InvalidRequest", sentences, headers={}, param=_field(faults[0]))
-
-
 def _field(fault: Mapping[str, Any]) -> str:
     return str(next((part for part in reversed(fault["loc"]) if isinstance(part, str)), "request"))
-
-
-def _reply(
-    scope: Scope,
-    status: HTTPStatus,
-    kind: str,
-    message: str,
-    *,
-    headers: dict[str, str],
-    param: str | None = None,
-) -> JSONResponse:
-    return JSONResponse(error_body(scope["path"], status, kind, message, param), status, headers)

@@ -26,6 +26,7 @@ class Service:
     work: WorkQueue
     metrics: Metrics
     probe: Probe
+    started_at: int  # seconds since 1970
 
 
 def service_of(connection: HTTPConnection) -> Service:

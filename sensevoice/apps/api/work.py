@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -122,11 +122,15 @@ class WorkQueue:
         return not late
 
     async def result(self, ticket: Ticket[T], request: Request, timeout_s: float) -> T:
-        """Wait for a ticket as long as the client does.
+        """Wait for the end of the work; raises what `wait` does."""
+        return await self.wait(ticket, asyncio.wrap_future(ticket.future), request, timeout_s)
 
-        Raises what the work raised, RequestTimeoutError, or ClientDisconnect.
+    async def wait(self, ticket: Ticket[Any], news: Awaitable[T], request: Request, timeout_s: float) -> T:
+        """Wait for news of a ticket as long as the client does; without any, the ticket is abandoned.
+
+        Raises what `news` raises, RequestTimeoutError, or ClientDisconnect.
         """
-        done = asyncio.wrap_future(ticket.future)
+        done = asyncio.ensure_future(news)
         gone = asyncio.ensure_future(disconnected(request))
         either: set[asyncio.Future[Any]] = {done, gone}
         try:
