@@ -19,6 +19,7 @@ from sensevoice.settings import Settings
 
 MAX_CALLERS = 10_000  # whose rate is remembered
 POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
+KEY_PROTOCOL = "sensevoice-key."  # a browser's WebSocket carries no headers, but subprotocols of its choice
 GUARDED_PREFIX = "/v1/"
 GUARDED_PATHS = {"/transcribe", "/ready", "/metrics"}
 
@@ -35,10 +36,13 @@ def is_known_key(key: str, keys: Iterable[str]) -> bool:
     return any(matches)
 
 
-def bearer_key(headers: Headers) -> str:
-    """The key that a request carries, "" if none."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+def given_key(scope: Scope) -> str:
+    """The key that a request or WebSocket carries, "" if none."""
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip()
+    offered = (name for name in scope.get("subprotocols", ()) if name.startswith(KEY_PROTOCOL))
+    return str(next(offered, "")).removeprefix(KEY_PROTOCOL)
 
 
 class RateLimiter:
@@ -83,7 +87,7 @@ class Access:
             await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        key = bearer_key(Headers(scope=scope))
+        key = given_key(scope)
         if self.keys and not is_known_key(key, self.keys):
             raise UnauthorizedError
         if scope.get("method", "POST") == "POST":  # a WebSocket has no method, and costs work too

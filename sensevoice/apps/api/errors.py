@@ -124,7 +124,7 @@ def _fault(error: BaseException) -> tuple[HTTPStatus, str, str]:
 
 
 def error_body(
-    path: str, status: HTTPStatus, kind: str, message: str, param: str | None = None
+    path: str, status: int, kind: str, message: str, param: str | None = None
 ) -> dict[str, Any]:
     """The JSON of an error, in OpenAI's shape for the paths that are OpenAI's."""
     if not path.startswith(OPENAI_PREFIX):
@@ -149,7 +149,7 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
     return error_response(error, request.scope)
 
 
-def _openai_type(status: HTTPStatus) -> str:
+def _openai_type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
     return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"

@@ -39,7 +39,7 @@ def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
 
 @contextmanager
 def _sigterm_is_no_failure() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more, which would end the process with code 143."""
+    """Uvicorn raises the signal that ended it once more, which would end the process with code 143."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         yield
