@@ -349,7 +349,7 @@ class TooManyStreamsError(ServiceError):
 class StreamIdleError(ServiceError, TimeoutError):
     def __init__(self, limit_s: float) -> None:
         super().__init__(
-            f"Nothing was sent or received for {limit_s:g} s, so the stream was closed. Connect again to go on.",
+            f"Nothing was sent or received for {limit_s:g} s, so the stream was closed. Connect again.",
             limit_s=limit_s,
         )
 

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         False, description="Also send webhooks to loopback, private and other addresses that are not public."
     )
     webhook_timeout_s: float = Field(
-        15.0, gt=0, description="Longest that one attempt at a webhook may take in all, in seconds."
+        15.0, gt=0, le=60, description="Longest that one attempt at a webhook may take in all, in seconds."
     )
     webhook_attempts: int = Field(10, ge=1, description="How often a webhook is tried before it is given up.")
     webhook_backoff_s: float = Field(
@@ -104,6 +104,21 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, description="Transcriptions that run at the same time, in threads.")
     queue_length: int = Field(
         256, ge=0, description="Requests that may wait for a worker; further ones are refused."
+    )
+
+    # live streams
+    stream_max_streams: int = Field(16, ge=1, description="Most live streams that are open at once.")
+    stream_max_duration_s: float = Field(
+        4 * 3600.0, gt=0, description="Longest live stream, in seconds of sound."
+    )
+    stream_idle_s: float = Field(
+        30.0, gt=0, description="Longest time without a message from a live stream's client, in seconds."
+    )
+    stream_max_message_kb: int = Field(
+        512, ge=1, le=1_024, description="Largest message of a live stream, in KiB (1,024 bytes)."
+    )
+    stream_draft_every_ms: int = Field(
+        400, ge=100, description="New speech after which a live stream's draft is renewed, in milliseconds."
     )
 
     # who may use the service

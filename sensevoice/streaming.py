@@ -145,8 +145,8 @@ class SampleBuffer:
         """A copy of the samples [start, end), as far as they have come."""
         if start < self.start:
             raise IndexError(f"sample {start} was dropped: {self.start} is the first that is held")
-        samples: Samples = self._samples[start - self._origin : min(end, self.end) - self._origin]
-        return samples.copy()
+        held: Samples = self._samples[start - self._origin : min(end, self.end) - self._origin].copy()
+        return held
 
     def drop_before(self, start: int) -> None:
         """Forget what lies before this place."""

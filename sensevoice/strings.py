@@ -329,7 +329,7 @@ STRINGS: dict[str, dict[str, str]] = {
     },
     "error.StreamIdleError": {
         "zh": "超过 {limit_s}没有收发数据，连接已关闭。请重新连接。",
-        "en": "Nothing was sent or received for {limit_s}, so the stream was closed. Connect again to go on.",
+        "en": "Nothing was sent or received for {limit_s}, so the stream was closed. Connect again.",
     },
     "error.MessageTooLargeError": {
         "zh": "单条消息超过了 {limit_kb} KiB 的上限。请分成更小的片段发送。",
