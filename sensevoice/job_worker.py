@@ -93,6 +93,7 @@ class JobWorker:
         self.store, self.transcriber, self.companions = store, transcriber, companions
         self.n_threads = threads
         self.owns = threading.Event()
+        self.waiting = 0  # recordings in the queue, a moment ago
         self._ending, self._abandoned = threading.Event(), threading.Event()
         self._news = threading.Condition()
         self._owner: threading.Thread | None = None
@@ -134,17 +135,28 @@ class JobWorker:
         self.owns.set()
         errands = [self._run] * self.n_threads + [self._companion(one) for one in self.companions]
         threads: list[threading.Thread | None] = [None] * len(errands)
-        swept_s = 0.0
+        swept_s = float("-inf")
         try:
             while not self._ending.is_set():
                 threads = [self._alive(*pair) for pair in zip(threads, errands, strict=True)]
                 if time.monotonic() - swept_s > SWEEP_S:
-                    self.store.sweep()
+                    self._keep_house(self.store.sweep)
                     swept_s = time.monotonic()
+                self._keep_house(self._count)
                 self._ending.wait(POLL_S)
         finally:
             self.owns.clear()
             self._join(threads)
+
+    def _count(self) -> None:
+        self.waiting = self.store.waiting()
+
+    def _keep_house(self, errand: Callable[[], object]) -> None:
+        """Do what can as well be done later: a fault must not stop the work."""
+        try:
+            errand()
+        except FAULTS as error:
+            log.error("The jobs' store cannot be tidied: %s", _told(error))
 
     def _alive(self, thread: threading.Thread | None, errand: Callable[[], None]) -> threading.Thread:
         if thread and thread.is_alive():

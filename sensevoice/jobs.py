@@ -259,9 +259,11 @@ class JobStore:
     ) -> None:
         self.directory, self.ttl_s, self.max_queued, self.clock = directory, ttl_s, max_queued, clock
         self.spool = directory / SPOOL_NAME
-        with _named_faults():
+        try:
             self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
+        except OSError as error:
+            raise JobStoreError(f"its folder cannot be written to ({error.strerror})") from error
         # one connection: an operation lasts milliseconds, most of it the disk's, so that threads lose
         # little by queueing for it, and threads that come and go leave no connections behind
         self._lock = threading.RLock()
