@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fakes import SEGMENTS, FakeTranscriber
 from fastapi.testclient import TestClient
+from serving import settings_in
 
 from sensevoice import errors
 from sensevoice.apps.api import STATUS, create_app
@@ -39,8 +40,8 @@ def transcriber() -> FakeTranscriber:
 
 
 @pytest.fixture
-def client(transcriber: FakeTranscriber) -> Iterator[TestClient]:
-    app = create_app(transcriber, Settings(max_upload_mb=1))  # type: ignore[arg-type]
+def client(transcriber: FakeTranscriber, tmp_path: Path) -> Iterator[TestClient]:
+    app = create_app(transcriber, settings_in(tmp_path, max_upload_mb=1))  # type: ignore[arg-type]
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -167,9 +168,9 @@ def test_nothing_of_an_upload_stays_on_disk(
     assert [*elsewhere.iterdir(), *spool.iterdir()] == []
 
 
-def test_health_answers_while_a_recording_is_being_transcribed() -> None:
+def test_health_answers_while_a_recording_is_being_transcribed(tmp_path: Path) -> None:
     slow = FakeTranscriber(pause_s=0.3)
-    with TestClient(create_app(slow, Settings())) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(slow, settings_in(tmp_path))) as client:  # type: ignore[arg-type]
         work = threading.Thread(target=upload, args=(client, wav_bytes()))
         work.start()
         while not slow.asked:
@@ -181,9 +182,9 @@ def test_health_answers_while_a_recording_is_being_transcribed() -> None:
     assert reply.json()["model"] == "fake-starter"
 
 
-def test_many_recordings_at_once_all_come_back() -> None:
+def test_many_recordings_at_once_all_come_back(tmp_path: Path) -> None:
     replies: list[int] = []
-    with TestClient(create_app(FakeTranscriber(pause_s=0.02), Settings())) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(FakeTranscriber(pause_s=0.02), settings_in(tmp_path))) as client:  # type: ignore[arg-type]
         work = [
             threading.Thread(target=lambda: replies.append(upload(client, wav_bytes())[0])) for _ in range(8)
         ]

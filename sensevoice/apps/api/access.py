@@ -36,11 +36,16 @@ def is_known_key(key: str, keys: Iterable[str]) -> bool:
     return any(matches)
 
 
+def bearer_key(headers: Headers) -> str:
+    """The key in a request's headers, "" if there is none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
 def given_key(scope: Scope) -> str:
     """The key that a request or WebSocket carries, "" if none."""
-    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip()
+    if key := bearer_key(Headers(scope=scope)):
+        return key
     offered = (name for name in scope.get("subprotocols", ()) if name.startswith(KEY_PROTOCOL))
     return str(next(offered, "")).removeprefix(KEY_PROTOCOL)
 

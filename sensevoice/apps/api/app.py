@@ -76,6 +76,7 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
+    service.work.open()
     await asyncio.to_thread(remove_stale, service.settings.spool_dir)
     yield
     if not await asyncio.to_thread(service.work.close, service.settings.grace_s):

@@ -31,7 +31,7 @@ from sensevoice.options import LANGUAGES, TranscribeOptions
 from sensevoice.transcript import Transcript
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=WorkRoute)
-models_router = APIRouter(prefix="/v1", tags=["openai"])
+models_router = APIRouter(tags=["openai"])
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED_FORMATS = ("json", "text")

@@ -81,6 +81,11 @@ class WorkQueue:
         metrics.watch("queue_depth", "Requests that wait for a worker", lambda: len(self._waiting))
         metrics.watch("running", "Requests that are being transcribed", lambda: len(self._running))
 
+    def open(self) -> None:
+        """Take work, again if the queue was closed."""
+        with self._changed:
+            self._closed = False
+
     def check_room(self) -> None:
         """Raise QueueFullError or ShuttingDownError as `submit` would now: worth asking before an upload."""
         with self._changed:
