@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from sensevoice.errors import (
+    DecodeTimeoutError,
     JobError,
     NoSuchAudioError,
     OutOfMemoryError,
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from sensevoice.pipeline import Progress, ProgressCallback
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 POLL_S = 0.5  # jobs that another process has taken in are seen this late
 REPORT_S = 0.5  # progress is written to the disk no more often
+ASK_S = 0.25  # whether a job still exists, while its recording is read
 SWEEP_S = 60.0
 RETRY_S = 2.0  # after a fault of the database, and between two tries to become the owner
 ABANDON_S = 10.0  # for a thread to see that it is to break off
@@ -79,7 +82,8 @@ def ownership(directory: Path) -> Iterator[bool]:
 class JobWorker:
     """Works on jobs from `start` to `stop`; `companions` run beside it, where it owns the work, until told.
 
-    A thread that dies is replaced. A process that does not own the work waits to take it over.
+    A thread that dies is replaced. A process that does not own the work waits to take it over. `observe` is
+    told what came of each recording.
     """
 
     def __init__(
@@ -88,10 +92,12 @@ class JobWorker:
         transcriber: Transcribes,
         *,
         threads: int = 1,
+        decode_timeout_s: float = math.inf,
         companions: Sequence[Companion] = (),
+        observe: Callable[[Transcript | Fault], None] = lambda _: None,
     ) -> None:
         self.store, self.transcriber, self.companions = store, transcriber, companions
-        self.n_threads = threads
+        self.n_threads, self.decode_timeout_s, self.observe = threads, decode_timeout_s, observe
         self.owns = threading.Event()
         self.waiting = 0  # recordings in the queue, a moment ago
         self._ending, self._abandoned = threading.Event(), threading.Event()
@@ -222,6 +228,7 @@ class JobWorker:
             self._keep(lambda: self.store.put_back(claim))
             raise
         self._keep(lambda: self.store.finish(claim, outcome))
+        self.observe(outcome)
         self.wake()  # others may have waited for a file that had to be alone
 
     def _try_later(self, claim: Claim) -> None:
@@ -232,12 +239,15 @@ class JobWorker:
     def _transcribe(self, claim: Claim) -> Transcript:
         if not claim.path.exists():
             raise NoSuchAudioError(claim.name)
-        reporter = _Reporter(self.store, claim, self._abandoned)
+        watch = _Watch(self.store, claim, self._abandoned, self.decode_timeout_s)
         try:
             # an open file rather than its path: our name for it is in no error, and a deletion does no harm
             with claim.path.open("rb") as file:
-                return self.transcriber.transcribe(file, claim.options, reporter)
-        except SenseVoiceError as error:
+                source: Any = _WatchedFile(file, watch)
+                return self.transcriber.transcribe(source, claim.options, watch.see)
+        except Exception as error:
+            if watch.verdict:  # whatever a decoder has made of it
+                raise watch.verdict from error
             raise _named(error, claim.name) from error
 
     def _keep(self, action: Callable[[], object]) -> None:
@@ -252,34 +262,71 @@ class JobWorker:
                 return  # it is still marked as running, and the next start tries it again
 
 
-@dataclass
-class _Reporter:
-    """Passes progress on to the store, not too often; ends the work that nobody waits for."""
+class _Watch:
+    """Follows one transcription: passes progress on, not too often, and ends work that is to end."""
 
-    store: JobStore
-    claim: Claim
-    abandoned: threading.Event
-    written_s: float = float("-inf")
+    def __init__(
+        self, store: JobStore, claim: Claim, abandoned: threading.Event, decode_timeout_s: float
+    ) -> None:
+        self.verdict: Exception | None = None
+        self._store, self._claim, self._abandoned = store, claim, abandoned
+        self._decoding, self._limit_s = True, decode_timeout_s
+        self._began_s = time.monotonic()
+        self._asked_s = self._written_s = -math.inf
 
-    def __call__(self, progress: Progress) -> None:
-        if self.abandoned.is_set():
-            raise _BrokenOffError
-        try:
-            self._note(progress)
-        except FAULTS as error:  # a full disk: progress is not worth failing for
-            log.warning("Progress cannot be stored: %s", _told(error))
+    def see(self, progress: Progress) -> None:
+        """Called after each stage and each window of speech."""
+        self._decoding = progress.stage == "decode"
+        self._asked_s = -math.inf
+        self.check()
+        if progress.total_s and time.monotonic() - self._written_s > REPORT_S:
+            _try(lambda: self._store.report(self._claim, progress.done_s, progress.total_s))
+            self._written_s = time.monotonic()
 
-    def _note(self, progress: Progress) -> None:
-        if not self.store.is_wanted(self.claim):
-            raise _UnwantedError
-        if progress.total_s and time.monotonic() - self.written_s > REPORT_S:
-            self.store.report(self.claim, progress.done_s, progress.total_s)
-            self.written_s = time.monotonic()
+    def check(self) -> None:
+        """Raise what ends the work, if anything does."""
+        self.verdict = self.verdict or self._judge()
+        if self.verdict:
+            raise self.verdict
+
+    def _judge(self) -> Exception | None:
+        now_s = time.monotonic()
+        if self._abandoned.is_set():
+            return _BrokenOffError()
+        if self._decoding and now_s - self._began_s > self._limit_s:
+            return DecodeTimeoutError(self._limit_s)
+        if now_s - self._asked_s > ASK_S:
+            self._asked_s = now_s
+            if _try(lambda: self._store.is_wanted(self._claim)) is False:
+                return _UnwantedError()
+        return None
 
 
-def _named(error: SenseVoiceError, name: str) -> SenseVoiceError:
-    """The same error with the client's name of the recording where it has ours."""
-    if "name" not in error.facts:
+class _WatchedFile:
+    """A file that ends when its watch says so; nameless, since our name for it means nothing to anyone."""
+
+    def __init__(self, file: BinaryIO, watch: _Watch) -> None:
+        self._file, self._watch = file, watch
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on, unless the work is to end."""
+        self._watch.check()
+        return self._file.read(size)
+
+
+def _try(action: Callable[[], T]) -> T | None:
+    """What the store says; None while the disk is full, which is no reason to fail a recording."""
+    try:
+        return action()
+    except FAULTS as error:
+        log.warning("Progress cannot be stored: %s", _told(error))
+        return None
+
+
+def _named(error: Exception, name: str) -> Exception:
+    """The same error, with the client's name where ours calls it "the recording"."""
+    if not isinstance(error, SenseVoiceError) or "name" not in error.facts:
         return error
     sentence = str(error).replace(str(error.facts["name"]), name, 1)
     renamed = error.__class__.__new__(error.__class__)

@@ -28,6 +28,7 @@ from sensevoice.errors import (
     JobNotFoundError,
     JobStoreError,
     NoSuchAudioError,
+    NotAudioError,
     QueueFullError,
     StorageFullError,
 )
@@ -399,6 +400,41 @@ def test_progress_is_told_while_a_job_runs_and_deleting_it_stops_it_soon(
     assert spool_files(store) == []
     with pytest.raises(JobNotFoundError):
         store.get(job.id)
+
+
+class Endless(FakeTranscriber):
+    """Reads on and on, as a decoder does that a recording has led astray; and hides why it was stopped."""
+
+    def _check(self, source: Any) -> None:
+        while True:
+            time.sleep(0.01)
+            try:
+                source.read(1)
+            except Exception as error:
+                raise NotAudioError("the recording") from error
+
+
+def test_a_recording_that_cannot_be_decoded_in_time_is_named(
+    store: JobStore, working: Callable[..., JobWorker]
+) -> None:
+    outcomes: list[Any] = []
+    working(store, Endless(), decode_timeout_s=0.1, observe=outcomes.append)
+    job = finished(store, add(store))
+    assert job.files[0].fault and job.files[0].fault.kind == "DecodeTimeoutError"
+    wait_for(lambda: outcomes == [job.files[0].fault])
+
+
+def test_a_job_that_is_deleted_while_its_recording_is_read_stops_soon(
+    store: JobStore, working: Callable[..., JobWorker]
+) -> None:
+    endless, outcomes = Endless(), []
+    working(store, endless, observe=outcomes.append)
+    first, second = add(store), add(store)
+    wait_for(lambda: endless.asked)
+    store.delete(first.id)
+    wait_for(lambda: len(endless.asked) == 2, 2.0)
+    assert store.get(second.id).state is State.RUNNING
+    assert outcomes == []
 
 
 def test_out_of_memory_is_tried_again_and_then_named(

@@ -376,6 +376,21 @@ def test_a_webhook_is_taken_where_there_is_a_secret_and_never_to_this_machine(
         }
 
 
+def test_the_settings_of_jobs_and_webhooks_are_read_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {
+        **{"job_dir": "/jobs", "job_ttl_s": "60.0", "job_threads": "2", "job_max_files": "3"},
+        **{"job_max_queued": "4", "webhook_secret": "very secret", "webhook_allow_private": "True"},
+        **{"webhook_timeout_s": "5.0", "webhook_attempts": "6", "webhook_backoff_s": "7.0"},
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"SENSEVOICE_{name.upper()}", value)
+    read = Settings()
+    assert {name: str(getattr(read, name)) for name in given} == {**given, "webhook_secret": "*" * 10}
+    assert "very secret" not in repr(read)
+
+
 # The whole program --------------------------------------------------------------------------------
 
 PROGRAM = """

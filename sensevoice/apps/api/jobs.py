@@ -32,6 +32,7 @@ from sensevoice.jobs import (
     DATABASE_NAME,
     Delivery,
     DeliveryState,
+    Fault,
     Job,
     JobFile,
     JobStore,
@@ -45,6 +46,7 @@ from sensevoice.webhooks import Deliverer, Sender, check_webhook
 
 if TYPE_CHECKING:
     from sensevoice.settings import Settings
+    from sensevoice.transcript import Transcript
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -177,7 +179,8 @@ class JobDesk:
         self._store: JobStore | None = None
         self._worker: JobWorker | None = None
         self._limiter = CapacityLimiter(THREADS)
-        service.metrics.watch("jobs_waiting", "Recordings of jobs that wait for their turn", self._waiting)
+        self._metrics = service.metrics
+        self._metrics.watch("jobs_waiting", "Recordings of jobs that wait for their turn", self._waiting)
 
     async def run(self, action: Callable[[JobStore], T]) -> T:
         """`action` in a thread, since it waits for the disk."""
@@ -193,8 +196,15 @@ class JobDesk:
             return self._store
 
     def _start(self, store: JobStore) -> JobWorker:
-        companions = [_deliverer(store, self.settings).run] if self.settings.webhook_secret else []
-        worker = JobWorker(store, self._transcriber, threads=self.settings.job_threads, companions=companions)
+        settings = self.settings
+        worker = JobWorker(
+            store,
+            self._transcriber,
+            threads=settings.job_threads,
+            decode_timeout_s=settings.decode_timeout_s,
+            companions=[_deliverer(store, settings).run] if settings.webhook_secret else [],
+            observe=self._observe,
+        )
         worker.start()
         return worker
 
@@ -219,6 +229,12 @@ class JobDesk:
             if self._store:
                 self._store.close()
             self._store = self._worker = None
+
+    def _observe(self, outcome: Transcript | Fault) -> None:
+        if isinstance(outcome, Fault):
+            self._metrics.errors.labels(outcome.kind).inc()
+        else:
+            self._metrics.audio_seconds.inc(outcome.duration_s)
 
     def _waiting(self) -> float:
         return self._worker.waiting if self._worker else 0
