@@ -18,6 +18,8 @@ import httpx
 import pytest
 from fakes import DURATION_S, SEGMENTS, SKIPPED, FakeTranscriber
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from test_webhooks import Receiver
 
 from sensevoice import jobs
 from sensevoice.apps.api import create_app
@@ -25,6 +27,7 @@ from sensevoice.exporters import EXPORTERS, export
 from sensevoice.options import LANGUAGES, TranscribeOptions
 from sensevoice.settings import Settings
 from sensevoice.transcript import make_transcript
+from sensevoice.webhooks import verify
 
 ROOT = Path(__file__).parent.parent
 WAV = b"RIFF" + bytes(1000)
@@ -365,7 +368,7 @@ def test_the_event_loop_is_free_while_the_database_waits(
 def test_a_webhook_is_taken_where_there_is_a_secret_and_never_to_this_machine(
     transcriber: FakeTranscriber, settings: Settings
 ) -> None:
-    signing = settings.model_copy(update={"webhook_secret": Settings(webhook_secret="s").webhook_secret})
+    signing = settings.model_copy(update={"webhook_secret": SecretStr("s")})
     with TestClient(create_app(transcriber, signing)) as client:  # type: ignore[arg-type]
         reply = client.post("/v1/jobs", files=files(), data={"webhook": "http://127.0.0.1/x"})
         assert (reply.status_code, reply.json()["error"]["code"]) == (422, "WebhookRefusedError")
@@ -389,6 +392,22 @@ def test_the_settings_of_jobs_and_webhooks_are_read_from_the_environment(
     read = Settings()
     assert {name: str(getattr(read, name)) for name in given} == {**given, "webhook_secret": "*" * 10}
     assert "very secret" not in repr(read)
+
+
+def test_the_end_of_a_job_is_told_to_its_webhook(transcriber: FakeTranscriber, settings: Settings) -> None:
+    receiver = Receiver()
+    signing = settings.model_copy(
+        update={"webhook_secret": SecretStr("s"), "webhook_allow_private": True, "webhook_backoff_s": 0.05}
+    )
+    with TestClient(create_app(transcriber, signing)) as client:  # type: ignore[arg-type]
+        job_id = post(client, data={"webhook": receiver.url()})["id"]
+        while client.get(f"/v1/jobs/{job_id}").json()["webhook"]["state"] != "delivered":
+            time.sleep(0.02)
+    receiver.shutdown()
+    receiver.server_close()
+    ((headers, body, _),) = receiver.requests
+    assert verify("s", headers["SenseVoice-Signature"], body)
+    assert json.loads(body)["job"]["id"] == job_id
 
 
 # The whole program --------------------------------------------------------------------------------
