@@ -63,6 +63,7 @@ router = APIRouter()
 
 BACKLOG_BYTES = 256 * 1024  # 8 s of PCM at 16 kHz
 READ_BYTES = 32 * 1024
+LAST_WORD_S = 10.0
 BYTES_PER_KB = 1024
 
 # Four bytes each, so that no PCM is mistaken for them; an mp3 without an ID3 tag has only two.
@@ -157,8 +158,7 @@ async def stream(websocket: WebSocket) -> None:
     try:
         with streams.place():
             done = await Session(websocket, service_of(websocket), streams).run()
-        await websocket.send_json(done)
-        await websocket.close(NORMAL)
+        await _close(websocket, done, NORMAL)
     except WebSocketDisconnect:
         log.debug("the client of a live stream went away")
     except Exception as error:
@@ -176,8 +176,13 @@ async def _refuse(websocket: WebSocket, error: Exception) -> None:
     websocket.scope["error_kind"] = kind
     body = error_body(websocket.url.path, status, kind, sentence)
     code = CLOSE_CODES.get(status, INTERNAL if status >= 500 else POLICY_VIOLATION)
-    with suppress(WebSocketDisconnect, RuntimeError):  # it may have gone meanwhile
-        await websocket.send_json({"type": "error", **body})
+    await _close(websocket, {"type": "error", **body}, code)
+
+
+async def _close(websocket: WebSocket, message: dict[str, object], code: int) -> None:
+    """Send the last message, unless the client has gone or takes nothing any more."""
+    with suppress(WebSocketDisconnect, RuntimeError, asyncio.TimeoutError):
+        await asyncio.wait_for(websocket.send_json(message), LAST_WORD_S)
         await websocket.close(code)
 
 
@@ -199,11 +204,11 @@ class Session:
         request, first = await self._opening()
         options = request.options(min(self._settings.max_duration_s, self._settings.stream_max_duration_s))
         worker = asyncio.wrap_future(in_thread(lambda: self._work(request, options)))
-        reader = asyncio.ensure_future(self._read(first))
+        reader = asyncio.ensure_future(self._read_in_time(first))
         both: set[asyncio.Future[Any]] = {worker, reader}
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done() and isinstance(reader.exception(), SenseVoiceError):
+            if not (worker.done() or _has_gone(reader)):
                 self._inbox.end()
                 await asyncio.wait({worker})
         finally:
@@ -226,6 +231,16 @@ class Session:
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
             raise OptionError("; ".join(faults)) from error
+
+    async def _read_in_time(self, message: dict[str, Any]) -> None:
+        """`_read`, but not for ever: what is sent need not hold any sound."""
+        limit_s = self._settings.stream_max_duration_s
+        try:
+            await asyncio.wait_for(self._read(message), limit_s + self._settings.stream_idle_s)
+        except StreamIdleError:  # a TimeoutError itself
+            raise
+        except asyncio.TimeoutError:
+            raise AudioTooLongError("the recording", limit_s) from None
 
     async def _read(self, message: dict[str, Any]) -> None:
         """Move what the client sends to the inbox; ends with an exception."""
@@ -333,6 +348,11 @@ def _outcome(worker: asyncio.Future[dict[str, object]], reader: asyncio.Future[N
         return worker.result()
     except AbandonedError as error:
         raise WebSocketDisconnect from error
+
+
+def _has_gone(reader: asyncio.Future[None]) -> bool:
+    """Whether the client has: other faults of its own are answered after what could be recognised."""
+    return reader.done() and not isinstance(reader.exception(), SenseVoiceError)
 
 
 def _check_connected(message: Mapping[str, Any]) -> None:
