@@ -556,12 +556,19 @@ class JobStore:
         return expired
 
     def _orphans(self) -> list[str]:
-        """Old recordings that are done with, left by a process that ended before it could remove them."""
-        names = {entry.name: entry for entry in self.spool.iterdir()}
-        needed = {
-            row[0] for row in self._rows("SELECT spool FROM files WHERE state IN ('queued', 'running')")
-        }
-        return [name for name in names.keys() - needed if _age_s(names[name]) > ORPHAN_AGE_S]
+        """Recordings that are done with, left by a process that ended before it could remove them.
+
+        One that no file names may be about to be stored, hence must be old.
+        """
+        names = [entry.name for entry in self.spool.iterdir()]
+        rows = self._rows("SELECT spool FROM files WHERE state IN ('queued', 'running')")
+        spare = set(names) - {row[0] for row in rows}
+        return [name for name in spare if self._is_finished(name) or _age_s(self.spool / name) > ORPHAN_AGE_S]
+
+    def _is_finished(self, spool: str) -> bool:
+        """Asked by state: a file that was stored a moment ago has a row too, and needs its recording."""
+        statement = "SELECT 1 FROM files WHERE spool = ? AND state IN ('done', 'failed')"
+        return bool(self._rows(statement, (spool,)))
 
     def _unlink(self, spools: Iterable[str]) -> None:
         """Remove recordings; what cannot be removed now, the next sweep may."""

@@ -294,6 +294,33 @@ def test_recordings_that_no_job_waits_for_are_swept_once_they_are_old(store: Job
     assert spool_files(store) == sorted([needed, fresh.spool])
 
 
+def test_a_recording_that_outlived_its_result_is_swept_at_once(store: JobStore) -> None:
+    add(store)
+    (path,) = store.spool.iterdir()
+    claim = store.claim()
+    assert claim
+    store.finish(claim, TRANSCRIPT)
+    path.write_bytes(WAV)  # as if the process had been killed in between
+    store.sweep()
+    assert spool_files(store) == []
+
+
+def test_a_recording_whose_job_is_stored_during_a_sweep_stays(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, real = spooled(store), store._rows
+
+    def store_in_between(statement: str, values: Any = ()) -> list[sqlite3.Row]:
+        rows = real(statement, values)
+        if statement.startswith("SELECT spool"):
+            store.add(NewJob((upload,)))
+        return rows
+
+    monkeypatch.setattr(store, "_rows", store_in_between)
+    store.sweep()
+    assert spool_files(store) == [upload.spool]
+
+
 def test_a_result_is_there_once_and_only_when_it_is(store: JobStore) -> None:
     job = add(store, WAV, b"noise")
     with pytest.raises(JobNotFinishedError, match="still queued"):
