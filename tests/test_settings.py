@@ -35,7 +35,7 @@ def test_the_environment_overrides_each_default(monkeypatch: pytest.MonkeyPatch)
         **{"log_level": "debug", "log_format": "text", "log_transcripts": True},
     }
     untried = {"api_keys", "cors_origins"}  # below
-    jobs = {name for name in Settings.model_fields if name.startswith(("job_", "webhook_"))}
+    jobs = {name for name in Settings.model_fields if name.startswith(("job_", "webhook_", "stream_"))}
     assert values.keys() == Settings.model_fields.keys() - untried - jobs
     for name, value in values.items():
         monkeypatch.setenv(f"SENSEVOICE_{name.upper()}", "1" if value is True else str(value))
