@@ -27,7 +27,7 @@ from sensevoice.pipeline import Transcriber
 from sensevoice.streaming import SampleBuffer, StreamingTranscriber
 from sensevoice.transcript import Segment
 from sensevoice.vad import VoiceActivityDetector, frame_decibels
-from sensevoice.vad_stream import LiveDetector, LiveScorer
+from sensevoice.vad_stream import FixedCuts, LiveDetector, LiveScorer
 
 Samples = npt.NDArray[np.float32]
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -102,7 +102,7 @@ vad_options = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(cuts=cut_patterns, length=st.integers(0, len(RECORDING)), options=vad_options)
 def test_spans_are_those_of_the_whole_recording_however_it_is_cut(
     vad: VoiceActivityDetector, cuts: list[int], length: int, options: VadOptions
@@ -118,7 +118,7 @@ def vad(small_vad: Path) -> VoiceActivityDetector:
     return VoiceActivityDetector.load(small_vad)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(cuts=cut_patterns, drafts=st.booleans(), data=st.data())
 def test_segments_are_those_of_the_whole_recording_however_it_is_cut(
     small: Transcriber, cuts: list[int], drafts: bool, data: st.DataObject
@@ -195,6 +195,14 @@ def test_levels_are_bit_for_bit_those_of_the_whole_recording(vad: VoiceActivityD
         levels.append(scorer.decibels(scorer.scored, scorer.frames))
         scorer.score(scorer.frames)
     np.testing.assert_array_equal(np.concatenate(levels), frame_decibels(RECORDING))
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 16_000, 16_001, 31_999, 40_007])
+def test_without_vad_everything_is_cut_as_in_the_whole_recording(small: Transcriber, n: int) -> None:
+    options = TranscribeOptions(use_vad=False, vad=VadOptions(max_single_segment_time_ms=1_000))
+    live = FixedCuts(1_000)
+    spans = [span for block in even(RECORDING[:n], 777) for span in live.add(block)]
+    assert spans + live.finish() == small.find_speech(RECORDING[:n], options)
 
 
 @pytest.mark.parametrize("n", [0, 1, 399, 400, 700, 5 * 16])
