@@ -109,6 +109,16 @@ def test_too_many_requests_with_one_key_are_429_and_reading_is_free(tmp_path: Pa
     assert client.get("/v1/models", headers=one).status_code == 200
 
 
+def test_a_prefix_of_a_proxy_does_not_open_what_is_guarded(tmp_path: Path) -> None:
+    app = create_app(FakeTranscriber(), settings_in(tmp_path, api_keys="sk-one"))  # type: ignore[arg-type]
+    client = TestClient(app, root_path="/speech")
+    assert client.get("/speech/health").status_code == 200
+    for path in ("/speech/v1/models", "/speech/metrics", "/v1/models", "/metrics"):
+        assert client.get(path).status_code == 401
+    assert client.get("/speech/v1/models").json()["error"]["code"] == "invalid_api_key"
+    assert "/speech/docs/assets/" in client.get("/speech/docs").text
+
+
 @pytest.mark.parametrize("path", ["/transcribe", "/transcribe/", "/v1/anything", "/metrics", "/ready"])
 def test_the_services_paths_are_guarded(path: str) -> None:
     assert is_guarded(path)
@@ -495,6 +505,7 @@ def test_metrics_count_requests_sound_stages_and_errors(tmp_path: Path) -> None:
         'sensevoice_errors_total{kind="NotAudioError"} 1.0',
         "sensevoice_audio_seconds_total 12.5",
         'sensevoice_stage_seconds_count{stage="recognise"} 1.0',
+        'sensevoice_stage_seconds_count{stage="queue"} 2.0',
         "sensevoice_queue_depth 0.0",
     ):
         assert line in text.splitlines(), line

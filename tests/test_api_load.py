@@ -23,7 +23,9 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+import uvicorn
 from fakes import FakeTranscriber
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
@@ -31,6 +33,7 @@ from serving import PATIENCE_S, eventually, left_in_spool, running, settings_in
 from test_api import wav_bytes
 
 from sensevoice.apps.api import create_app
+from sensevoice.apps.api.serving import run_server
 from sensevoice.audio import decode
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.pipeline import Transcriber
@@ -93,6 +96,35 @@ def test_of_200_clients_at_once_each_gets_its_own_text_and_health_answers_meanwh
     assert healthy > 5
 
 
+def test_limits_reach_into_the_real_decoder_and_batches_are_counted(
+    starter: Transcriber, clips: dict[bytes, str], tmp_path: Path
+) -> None:
+    def ask(name: str, content: bytes, **limits: Any) -> tuple[int, str, str]:
+        app = create_app(starter, settings_in(tmp_path, **limits))
+        client = TestClient(app)
+        reply = client.post("/transcribe", files={"file": (name, content)})
+        return reply.status_code, reply.text, client.get("/metrics").text
+
+    mp3 = (EXAMPLES / "zh.mp3").read_bytes()
+    status, text, _ = ask("zh.mp3", mp3, decode_timeout_s=1e-6)
+    assert (status, "DecodeTimeoutError" in text) == (422, True)
+    status, text, _ = ask("zh.mp3", mp3, max_duration_s=3)
+    assert (status, "AudioTooLongError" in text, "the recording is longer" in text) == (413, True, True)
+    status, _, metrics = ask("zh.mp3", mp3)
+    assert status == 200
+    assert "sensevoice_batch_size_count 1.0" in metrics
+    assert TestClient(create_app(starter, settings_in(tmp_path))).get("/ready").json()["device"] == "cpu"
+
+
+def test_the_listener_sends_at_once_and_sigterm_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        run_server(uvicorn.Config("unused"), listener)
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 # SIGTERM -----------------------------------------------------------------------------------------
 
 SERVER = """
@@ -101,6 +133,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from serving import BusyTranscriber, settings_in
 from sensevoice.apps.api import create_app
+from sensevoice.apps.api.serving import run_server
 from sensevoice.apps.api.logs import start_json_logging
 from sensevoice.apps.api.serving import make_config, run_server
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sensevoice.apps.api.errors import error_response
+from sensevoice.apps.api.errors import error_response, route_path
 from sensevoice.errors import RateLimitError, ServiceError, UnauthorizedError
 from sensevoice.settings import Settings
 
@@ -81,7 +81,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] not in ("http", "websocket") or not is_guarded(scope["path"]):
+        if scope["type"] not in ("http", "websocket") or not is_guarded(route_path(scope)):
             await self.app(scope, receive, send)
             return
         try:

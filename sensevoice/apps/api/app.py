@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from sensevoice.apps.api.docs import add_docs
 from sensevoice.apps.api.errors import add_error_handlers
 from sensevoice.apps.api.health import Probe
 from sensevoice.apps.api.logs import HEADER, RequestLog
-from sensevoice.apps.api.metrics import Metrics
+from sensevoice.apps.api.metrics import MeasuredEngine, Metrics
 from sensevoice.apps.api.service import Service
 from sensevoice.apps.api.uploads import Uploads, remove_stale
 from sensevoice.apps.api.work import WorkQueue
@@ -45,6 +46,7 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
         title="SenseVoice Studio", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
     metrics = Metrics()
+    transcriber = _measured(transcriber, metrics)
     work = WorkQueue(settings.workers, settings.queue_length, metrics)
     app.state.service = Service(
         transcriber, settings, work, metrics, Probe(transcriber), started_at=int(time.time())
@@ -56,6 +58,13 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
             app.include_router(import_module(f"sensevoice.apps.api.{name}").router)
     add_docs(app)
     return app
+
+
+def _measured(transcriber: Transcriber, metrics: Metrics) -> Transcriber:
+    """The transcriber with an engine whose batches are counted; a test's own may have none."""
+    if not hasattr(transcriber, "engine"):
+        return transcriber
+    return replace(transcriber, engine=MeasuredEngine(transcriber.engine, metrics))
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:

@@ -85,6 +85,12 @@ OPENAI_CODES = {
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def route_path(scope: Scope) -> str:
+    """The path as routes know it: without the prefix under which a proxy shows the application."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
 def status_of(error: errors.SenseVoiceError) -> HTTPStatus:
     """The status of the error's class, or of its nearest ancestor in the table."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
@@ -107,7 +113,7 @@ def error_response(error: BaseException, scope: Scope) -> JSONResponse:
     status, kind, message = _fault(error)
     scope["error_kind"] = kind
     param = _field(error.errors()[0]) if isinstance(error, RequestValidationError) else None
-    return JSONResponse(error_body(scope["path"], status, kind, message, param), status, _headers(error))
+    return JSONResponse(error_body(route_path(scope), status, kind, message, param), status, _headers(error))
 
 
 def _fault(error: BaseException) -> tuple[HTTPStatus, str, str]:
@@ -123,9 +129,7 @@ def _fault(error: BaseException) -> tuple[HTTPStatus, str, str]:
     return HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", error_text(error, "en")
 
 
-def error_body(
-    path: str, status: int, kind: str, message: str, param: str | None = None
-) -> dict[str, Any]:
+def error_body(path: str, status: int, kind: str, message: str, param: str | None = None) -> dict[str, Any]:
     """The JSON of an error, in OpenAI's shape for the paths that are OpenAI's."""
     if not path.startswith(OPENAI_PREFIX):
         return {"error": {"type": kind, "message": message}}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sensevoice.engine import ANY_LANGUAGE, Engine
+from sensevoice.scores import FrameScores, Query
 
 STAGE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -45,13 +49,6 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Note how long the block takes, if it ends well."""
-        start = perf_counter()
-        yield
-        self.stages.labels(stage).observe(perf_counter() - start)
-
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"sensevoice_{name}", description, labels, registry=self.registry)
 
@@ -62,3 +59,22 @@ class Metrics:
                 f"Memory that PyTorch holds on GPU {index}",
                 lambda index=index: float(torch.cuda.memory_reserved(index)),  # type: ignore[misc]
             )
+
+
+class MeasuredEngine:
+    """An engine whose batches are counted and timed."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        self.vocabulary, self.tags = engine.vocabulary, engine.tags
+        self.info, self.device = engine.info, engine.device
+
+    def recognise(
+        self, utterances: Sequence[npt.NDArray[np.float32]], query: Query = ANY_LANGUAGE
+    ) -> list[FrameScores]:
+        """As the engine does."""
+        start = perf_counter()
+        scores = self._engine.recognise(utterances, query)
+        self._metrics.stages.labels("network").observe(perf_counter() - start)
+        self._metrics.batch_size.observe(len(utterances))
+        return scores

@@ -86,7 +86,10 @@ class _Events:
             while segments is not None:
                 if delta := self._delta(done, segments):
                     yield delta
-                done, segments = segments, await self._next(deadline, timeout_s)
+                done = max(
+                    done, segments, key=len
+                )  # work that is tried again begins with the first once more
+                segments = await self._next(deadline, timeout_s)
             yield self._whole(self.ticket.future.result())
             yield END
         except Exception as error:
@@ -104,7 +107,7 @@ class _Events:
 
     def _delta(self, before: Segments, now: Segments) -> str:
         text, known = join_texts(one.text for one in now), join_texts(one.text for one in before)
-        if text == known:
+        if len(text) <= len(known):
             return ""
         new = log_probs(now[len(before) :]) if self.logprobs else None
         return _event(TextDelta(delta=text[len(known) :], logprobs=new))

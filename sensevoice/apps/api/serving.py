@@ -33,6 +33,10 @@ def run_server(config: uvicorn.Config, listener: socket.socket) -> None:
 
     Raises KeyboardInterrupt after SIGINT, as uvicorn does.
     """
+    # asyncio does this only for sockets that name their protocol, which uvicorn's do not; without it, each
+    # reply waits 40 ms for the client's delayed acknowledgement of its head
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with _sigterm_is_no_failure():
         uvicorn.Server(config).run(sockets=[listener])
 

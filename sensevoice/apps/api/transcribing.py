@@ -44,7 +44,8 @@ class _Watch:
 
     def __init__(self, service: Service, ticket: Ticket[Any], on_progress: ProgressCallback | None) -> None:
         self._service, self._ticket, self._on_progress = service, ticket, on_progress
-        self._stage, self._since = "decode", time.perf_counter()
+        self._stage, self._since = "queue", ticket.queued_at
+        self._enter("decode")
 
     def check(self) -> None:
         """Raise what ends the work, if anything does."""

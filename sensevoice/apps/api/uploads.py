@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sensevoice.apps.api.access import is_guarded
-from sensevoice.apps.api.errors import error_response, status_of
+from sensevoice.apps.api.errors import error_response, route_path, status_of
 from sensevoice.apps.api.service import service_of
 from sensevoice.errors import ServiceError, UploadTimeoutError, UploadTooLargeError
 from sensevoice.settings import Settings
@@ -141,7 +141,7 @@ class Uploads:
 
 def _as_raised(error: ServiceError, scope: Scope) -> Exception:
     """The page's own application, mounted beside the service, knows no errors of ours."""
-    return error if is_guarded(scope["path"]) else HTTPException(status_of(error), str(error))
+    return error if is_guarded(route_path(scope)) else HTTPException(status_of(error), str(error))
 
 
 class UploadRoute(APIRoute):

@@ -39,6 +39,7 @@ class Ticket(Generic[T]):
     def __init__(self, work: Callable[[Ticket[T]], T]) -> None:
         self.future: Future[T] = Future()
         self.attempts = 0
+        self.queued_at = time.perf_counter()
         self._work = work
         self._context = contextvars.copy_context()  # the worker's log lines then carry the request's id
         self._abandoned = threading.Event()
