@@ -53,7 +53,6 @@ from sensevoice.strings import error_text
 
 if TYPE_CHECKING:
     from sensevoice.audio import Samples
-    from sensevoice.settings import Settings
     from sensevoice.transcript import Segment
 
 T = TypeVar("T")
@@ -123,9 +122,9 @@ class StreamRequest(BaseModel):
 class Streams:
     """All live streams of one application."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.limit, self.open = settings.stream_max_streams, 0
-        self.turn = threading.BoundedSemaphore(settings.workers)  # to recognise
+    def __init__(self, limit: int, workers: int) -> None:
+        self.limit, self.open = limit, 0
+        self.turn = threading.BoundedSemaphore(workers)  # to recognise
 
     @classmethod
     def of(cls, websocket: WebSocket) -> Streams:
@@ -133,7 +132,7 @@ class Streams:
         state = websocket.app.state
         if not hasattr(state, "streams"):
             service = service_of(websocket)
-            state.streams = streams = cls(service.settings)
+            state.streams = streams = cls(service.settings.stream_max_streams, service.work.workers)
             service.metrics.watch("streams", "Live streams that are open", lambda: streams.open)
         return cast("Streams", state.streams)
 
