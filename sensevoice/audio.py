@@ -71,6 +71,9 @@ DEMUXER_OPTIONS = {
     "max_size": "8192",  # bytes in a packet of PCM; larger ones cost fresh pages, smaller ones more calls
 }
 
+# 8 KiB are enough to tell what it is; by default four seconds of a wav would pass before its first sample
+LIVE_DEMUXER_OPTIONS = {**DEMUXER_OPTIONS, "probesize": "8192"}
+
 TRUNCATION_SLACK_S = 0.5  # encoder delay, edit lists and rounding stay well below it
 TRUNCATION_SLACK = 0.01
 MAX_DEMUXER_FAILURES = 64  # in a row; a damaged container may fail for ever without moving on
@@ -96,15 +99,18 @@ def decode(source: AudioSource, *, max_duration_s: float = math.inf) -> Samples:
     return np.frombuffer(pcm, np.float32)
 
 
-def decode_blocks(source: AudioSource, *, max_duration_s: float = math.inf) -> Iterator[Samples]:
+def decode_blocks(
+    source: AudioSource, *, max_duration_s: float = math.inf, live: bool = False
+) -> Iterator[Samples]:
     """The samples that `decode` returns, in blocks `[<= 16384]` and in bounded memory.
 
-    A fault that shows only at the end of the recording is raised after the last block.
+    A fault that shows only at the end of the recording is raised after the last block. With `live`, for a
+    binary file that is still being written, each block comes as soon as its bytes have been read.
     """
     name = source_name(source)
     limit = _Limit(name, max_duration_s)
     is_array = isinstance(source, (tuple, np.ndarray))
-    blocks = _array_blocks(source, limit) if is_array else _file_blocks(source, limit)  # type: ignore[arg-type]
+    blocks = _array_blocks(source, limit) if is_array else _file_blocks(source, limit, live)  # type: ignore[arg-type]
     heard = 0
     for block in blocks:
         heard += len(block)
@@ -112,6 +118,31 @@ def decode_blocks(source: AudioSource, *, max_duration_s: float = math.inf) -> I
         yield _clean(block)
     if not heard:
         raise EmptyAudioError(name)
+
+
+def decode_pcm(chunks: Iterable[bytes], rate: int = SAMPLE_RATE, channels: int = 1) -> Iterator[Samples]:
+    """Bare 16-bit little-endian samples, interleaved, to float32 mono at 16 kHz, as they come.
+
+    A chunk may end in the middle of a sample. Raises NotAudioError if the rate is out of bounds.
+    """
+    name = "the recording"
+    _check_rate(rate, name)
+    blocks = (_mono(samples, float(2**15)) for samples in _whole_samples(chunks, channels))
+    if rate == SAMPLE_RATE:
+        yield from blocks
+    else:
+        yield from map(_clean, _resampled((_frame(block, rate) for block in blocks), name, live=True))
+
+
+def _whole_samples(chunks: Iterable[bytes], channels: int) -> Iterator[npt.NDArray[np.int16]]:
+    """[n, channels] each; what a chunk has too much leads the next."""
+    size, rest = 2 * channels, b""
+    for chunk in chunks:
+        pcm = rest + chunk
+        whole = len(pcm) - len(pcm) % size
+        rest = pcm[whole:]
+        if whole:
+            yield np.frombuffer(pcm, "<i2", whole // 2).reshape(-1, channels)
 
 
 def source_name(source: AudioSource) -> str:
@@ -186,15 +217,17 @@ def _check_rate(rate: int, name: str) -> None:
 # ---------------------------------------------------------------- files
 
 
-def _file_blocks(source: str | os.PathLike[str] | bytes | BinaryIO, limit: _Limit) -> Iterator[Samples]:
+def _file_blocks(
+    source: str | os.PathLike[str] | bytes | BinaryIO, limit: _Limit, live: bool = False
+) -> Iterator[Samples]:
     with _opened(source, limit.name) as file:
         head = _head(file, limit.name)
-        with _container(file, head, limit.name) as container:
+        with _container(file, head, limit.name, live) as container:
             stream = _sound_track(container, limit.name)
             declared_s = _declared_s(container, stream, head)
             limit.check(declared_s or 0.0)
             tally = _Tally(stream)
-            yield from _resampled(_frames(container, tally), limit.name)
+            yield from _resampled(_frames(container, tally), limit.name, live)
             tally.check(limit.name, declared_s)
 
 
@@ -242,11 +275,12 @@ class _Nameless:
 
 
 @contextmanager
-def _container(file: BinaryIO, head: bytes, name: str) -> Iterator[InputContainer]:
+def _container(file: BinaryIO, head: bytes, name: str, live: bool) -> Iterator[InputContainer]:
+    options = LIVE_DEMUXER_OPTIONS if live else DEMUXER_OPTIONS
     try:
         # Tags in GBK or Shift-JIS are common, and no reason to refuse the sound.
         container = av.open(
-            _Nameless(file), "r", options=DEMUXER_OPTIONS, metadata_errors="replace", buffer_size=READ_BYTES
+            _Nameless(file), "r", options=options, metadata_errors="replace", buffer_size=READ_BYTES
         )
     except av.FFmpegError as error:
         is_mp4 = head[4:8] == b"ftyp"
@@ -383,18 +417,19 @@ def _matroska_s(container: InputContainer, stream: AudioStream, head: bytes) -> 
 # ---------------------------------------------------------------- to mono, to 16 kHz
 
 
-def _resampled(frames: Iterable[AudioFrame], name: str) -> Iterator[Samples]:
+def _resampled(frames: Iterable[AudioFrame], name: str, live: bool = False) -> Iterator[Samples]:
     """Blocks of 16 kHz mono; a stream that changes its rate or channels midway goes on in a new graph."""
+    pull_samples = 1 if live else PULL_SAMPLES
     graph: _MonoGraph | None = None
     waiting = 0
     for frame in frames:
         if graph is None or not graph.push(frame):
             if graph is not None:
                 yield from graph.finish()
-            graph = _MonoGraph(frame, name)
+            graph = _MonoGraph(frame, name, live)
             graph.push(frame)
         waiting += frame.samples
-        if waiting >= PULL_SAMPLES:
+        if waiting >= pull_samples:
             yield from graph.blocks()
             waiting = 0
     if graph is not None:
@@ -402,19 +437,21 @@ def _resampled(frames: Iterable[AudioFrame], name: str) -> Iterator[Samples]:
 
 
 class _MonoGraph:
-    """libavfilter: collect frames of one shape into blocks, mix them to mono, resample them to 16 kHz."""
+    """libavfilter: collect frames of one shape into blocks, mix them to mono, resample them to 16 kHz.
 
-    def __init__(self, frame: AudioFrame, name: str) -> None:
+    With `live`, frames are not collected.
+    """
+
+    def __init__(self, frame: AudioFrame, name: str, live: bool = False) -> None:
         _check_rate(frame.sample_rate, name)
         try:
-            self._build(frame)
+            self._build(frame, [] if live else [("asetnsamples", f"n={BLOCK_SAMPLES}:p=0")])
         except av.FFmpegError as error:
             raise NotAudioError(name, f"{frame.layout.nb_channels} channels") from error
 
-    def _build(self, frame: AudioFrame) -> None:
+    def _build(self, frame: AudioFrame, collect: list[tuple[str, str]]) -> None:
         graph = Graph()
         graph.threads = 1
-        collect = f"n={BLOCK_SAMPLES}:p=0"
         nodes = [
             graph.add_abuffer(
                 sample_rate=frame.sample_rate,
@@ -422,10 +459,10 @@ class _MonoGraph:
                 layout=frame.layout.name,
                 time_base=Fraction(1, frame.sample_rate),
             ),
-            graph.add("asetnsamples", collect),
-            *(graph.add(name, args) for name, args in _mixer(frame.layout)),
-            graph.add("aresample", RESAMPLER),
-            graph.add("asetnsamples", collect),
+            *(
+                graph.add(name, args)
+                for name, args in [*collect, *_mixer(frame.layout), ("aresample", RESAMPLER), *collect]
+            ),
             graph.add("abuffersink"),
         ]
         graph.link_nodes(*nodes).configure()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from sensevoice.checkpoint import Checkpoint, ModelInfo, Vocabulary
-from sensevoice.errors import DeviceError, OutOfMemoryError, UnknownLanguageError
+from sensevoice.errors import DeviceError, SegmentTooLargeError, UnknownLanguageError
 from sensevoice.features import SAMPLE_RATE, frame_count
 from sensevoice.network import LANGUAGE_QUERIES, QUERY_FRAMES, query_ids
 from sensevoice.options import LANGUAGES
@@ -96,7 +96,7 @@ class TorchEngine:
     ) -> list[FrameScores]:
         """One FrameScores for each utterance, in order; without speech frames if shorter than 25 ms.
 
-        A batch that does not fit into memory is halved; OutOfMemoryError if one utterance alone does not.
+        A batch that does not fit into memory is halved; SegmentTooLargeError if one utterance alone does not.
         """
         queries = [query] * len(utterances) if isinstance(query, Query) else list(query)
         for one in queries:
@@ -115,7 +115,7 @@ class TorchEngine:
             return dict(zip(batch, scores, strict=True))
         except torch.OutOfMemoryError:
             if len(batch) == 1:
-                raise OutOfMemoryError(len(utterances[batch[0]]) / SAMPLE_RATE) from None
+                raise SegmentTooLargeError(len(utterances[batch[0]]) / SAMPLE_RATE) from None
         # outside the handler, whose traceback holds on to the tensors that did not fit
         log.warning("a batch of %d segments does not fit into memory and is halved", len(batch))
         half = len(batch) // 2

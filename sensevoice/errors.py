@@ -10,15 +10,37 @@ SenseVoiceError
  │   └─ AudioTooLongError                longer than the limit
  ├─ OptionError (ValueError)             a request asks for something that does not exist
  │   ├─ UnknownLanguageError
- │   └─ UnknownFormatError
- └─ ModelError (RuntimeError)            the model cannot be found, trusted or run
-     ├─ ModelNotFoundError (FileNotFoundError)
-     ├─ ModelFileError                   a file of the checkpoint is missing, damaged or of another shape
-     ├─ ChecksumError                    a downloaded file is not the published one
-     ├─ HubUnreachableError (ConnectionError)
-     ├─ DeviceError                      the device that was asked for does not exist here
-     ├─ PrecisionError                   the number format cannot be had on the device
-     └─ OutOfMemoryError (MemoryError)   one utterance alone does not fit into the device's memory
+ │   ├─ UnknownFormatError
+ │   ├─ UnknownModelError (LookupError)
+ │   └─ OptionConflictError              two options that cannot be had together
+ ├─ JobError                             something is wrong with a job, or with where jobs are kept
+ │   ├─ JobNotFoundError (LookupError)
+ │   ├─ JobNotFinishedError              its result is asked for too early
+ │   ├─ JobFileFailedError               its result is asked for, and it has none
+ │   ├─ CrashingFileError                a recording that ends the program whenever it is tried
+ │   ├─ IdempotencyError                 one Idempotency-Key for two different requests
+ │   ├─ WebhookRefusedError (ValueError) an address that this server must not send to
+ │   └─ JobStoreError (RuntimeError)     the database cannot be used
+ ├─ ModelError (RuntimeError)            the model cannot be found, trusted or run
+ │   ├─ ModelNotFoundError (FileNotFoundError)
+ │   ├─ ModelFileError                   a file of the checkpoint is missing, damaged or of another shape
+ │   ├─ ChecksumError                    a downloaded file is not the published one
+ │   ├─ HubUnreachableError (ConnectionError)
+ │   ├─ DeviceError                      the device that was asked for does not exist here
+ │   ├─ PrecisionError                   the number format cannot be had on the device
+ │   └─ SegmentTooLargeError (MemoryError)   one utterance alone does not fit into the device's memory
+ └─ ServiceError (RuntimeError)          the HTTP service cannot take or finish a request
+     ├─ UnauthorizedError (PermissionError)
+     ├─ RateLimitError                   too many requests with one key
+     ├─ UploadTooLargeError
+     ├─ UploadTimeoutError (TimeoutError)    the client sends too slowly
+     ├─ StorageFullError                 the spool folder's disk is full
+     ├─ QueueFullError                   too many requests wait already
+     ├─ ShuttingDownError
+     ├─ DecodeTimeoutError (TimeoutError)
+     ├─ RequestTimeoutError (TimeoutError)
+     ├─ OutOfMemoryError (MemoryError)   of the GPU or of the machine
+     └─ WorkerDiedError                  the thread that did the work ended, twice
 
 Each builds its own English sentence from the facts, and keeps the facts in `facts`, so that the
 page can say the same in the reader's language (`strings.py`, key `error.<ClassName>`).
@@ -118,6 +140,68 @@ class UnknownFormatError(OptionError):
         super().__init__(f"Unknown format {name!r}: choose one of {names}.", name=name, choices=names)
 
 
+class UnknownModelError(OptionError, LookupError):
+    def __init__(self, name: str, choices: Iterable[str]) -> None:
+        names = ", ".join(choices)
+        super().__init__(f"There is no model {name!r} here: choose one of {names}.", name=name, choices=names)
+
+
+class OptionConflictError(OptionError):
+    def __init__(self, option: str, needs: str) -> None:
+        super().__init__(f"{option} can only be used with {needs}.", option=option, needs=needs)
+
+
+class JobError(SenseVoiceError):
+    """Something is wrong with a job, or with the place where jobs are kept."""
+
+
+class JobNotFoundError(JobError, LookupError):
+    def __init__(self, job: str) -> None:
+        super().__init__(f"There is no job {job!r} here: it may have been deleted, or have expired.", job=job)
+
+
+class JobNotFinishedError(JobError):
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(
+            f"{name} is still {state}: ask for its result once it is done.", name=name, state=state
+        )
+
+
+class JobFileFailedError(JobError):
+    def __init__(self, name: str, kind: str, reason: str) -> None:
+        reason = reason.rstrip(".")
+        super().__init__(f"{name} has no result ({kind}): {reason}.", name=name, kind=kind, reason=reason)
+
+
+class CrashingFileError(JobError):
+    def __init__(self, name: str, attempts: int) -> None:
+        super().__init__(
+            f"The program ended {attempts} times while it worked on {name}, so it is not tried again. "
+            "Convert the recording to another format, and report this.",
+            name=name,
+            attempts=attempts,
+        )
+
+
+class IdempotencyError(JobError):
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key {key!r} belongs to another request: "
+            "use a new key for new files or options.",
+            key=key,
+        )
+
+
+class WebhookRefusedError(JobError, ValueError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"This webhook cannot be used: {reason}.", reason=reason)
+
+
+class JobStoreError(JobError, RuntimeError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The database of jobs cannot be used: {reason}.", reason=reason)
+
+
 class ModelError(SenseVoiceError, RuntimeError):
     """The model cannot be found, trusted or run."""
 
@@ -176,10 +260,125 @@ class PrecisionError(ModelError):
         )
 
 
-class OutOfMemoryError(ModelError, MemoryError):
+class SegmentTooLargeError(ModelError, MemoryError):
     def __init__(self, duration_s: float) -> None:
         super().__init__(
             f"A segment of {duration_s:.0f} s does not fit into the device's memory. "
             "Set a lower max_single_segment_time_ms, or free memory on the device.",
             duration_s=duration_s,
+        )
+
+
+class ServiceError(SenseVoiceError, RuntimeError):
+    """The HTTP service cannot take or finish a request; the recording may be fine."""
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """Seconds after which the same request may succeed, None if it will not by itself."""
+        seconds = self.facts.get("retry_s")
+        return seconds if isinstance(seconds, int) else None
+
+
+class UnauthorizedError(ServiceError, PermissionError):
+    def __init__(self) -> None:
+        super().__init__("This service needs a key: send the header `Authorization: Bearer <key>`.")
+
+
+class RateLimitError(ServiceError):
+    def __init__(self, per_minute: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"More than {per_minute} requests a minute with this key. Try again in {retry_after_s} s.",
+            per_minute=per_minute,
+            retry_s=retry_after_s,
+        )
+
+
+class UploadTooLargeError(ServiceError):
+    def __init__(self, limit_mb: float) -> None:
+        super().__init__(
+            f"The upload is larger than the limit of {limit_mb:g} MB. Compress or split it, and try again.",
+            limit_mb=f"{limit_mb:g}",
+        )
+
+
+class UploadTimeoutError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The upload came too slowly: the limit is {limit_s:g} s. Check the connection, and try again.",
+            limit_s=limit_s,
+        )
+
+
+class StorageFullError(ServiceError):
+    def __init__(self) -> None:
+        super().__init__(
+            "The service has no room left to store the upload. Try again later, or tell whoever runs it.",
+            retry_s=60,
+        )
+
+
+class QueueFullError(ServiceError):
+    def __init__(self, length: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"{length} requests are waiting already. Try again in {retry_after_s} s.",
+            length=length,
+            retry_s=retry_after_s,
+        )
+
+
+class ShuttingDownError(ServiceError):
+    def __init__(self) -> None:
+        super().__init__("The service is shutting down. Try again in a moment.", retry_s=10)
+
+
+class DecodeTimeoutError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The recording could not be decoded within {limit_s:g} s. "
+            "Convert it to wav or flac, and try again.",
+            limit_s=limit_s,
+        )
+
+
+class RequestTimeoutError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The transcription was not finished within {limit_s:g} s. "
+            "Send shorter recordings, or use /v1/jobs.",
+            limit_s=limit_s,
+        )
+
+
+class OutOfMemoryError(ServiceError, MemoryError):
+    def __init__(self) -> None:
+        super().__init__(
+            "The model ran out of memory. Try again later, or send shorter recordings.", retry_s=10
+        )
+
+
+class WorkerDiedError(ServiceError):
+    def __init__(self) -> None:
+        super().__init__("The transcription was interrupted inside the service. Try again.", retry_s=1)
+
+
+class TooManyStreamsError(ServiceError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} live streams are open already. Try again in a moment.", limit=limit, retry_s=10
+        )
+
+
+class StreamIdleError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"Nothing was sent or received for {limit_s:g} s, so the stream was closed. Connect again.",
+            limit_s=limit_s,
+        )
+
+
+class MessageTooLargeError(ServiceError):
+    def __init__(self, limit_kb: int) -> None:
+        super().__init__(
+            f"A message is larger than the limit of {limit_kb} KiB. Send the sound in smaller pieces.",
+            limit_kb=limit_kb,
         )

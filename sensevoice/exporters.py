@@ -47,12 +47,13 @@ def to_dict(transcript: Transcript) -> dict[str, object]:
         "duration_s": transcript.duration_s,
         "model": transcript.model,
         "options": _finite(asdict(transcript.options)),
-        "segments": [_segment_dict(segment) for segment in transcript.segments],
+        "segments": [segment_dict(segment) for segment in transcript.segments],
         "skipped": [{"start_s": gap.start_s, "end_s": gap.end_s} for gap in transcript.skipped],
     }
 
 
-def _segment_dict(segment: Segment) -> dict[str, object]:
+def segment_dict(segment: Segment) -> dict[str, object]:
+    """One segment as JSON has it."""
     return {
         "start_s": segment.start_s,
         "end_s": segment.end_s,

@@ -59,7 +59,7 @@ class Transcriber:
         hub: str = "modelscope",
         offline: bool = False,
     ) -> Transcriber:
-        """Load `model` (a folder or hub id), or by default the official model if it can be had, else the starter.
+        """Load `model` (a folder or hub id), by default the official model if it is there, else the starter.
 
         Raises a ModelError that says what is missing or damaged.
         """
@@ -114,7 +114,7 @@ class Transcriber:
             yield from self._recognise(samples, window, options)
 
     def find_speech(self, samples: Samples, options: TranscribeOptions) -> list[Span]:
-        """What is to be recognised of [samples]: the VAD's spans, or everything in pieces of the longest length."""
+        """What is to be recognised: the VAD's spans, or everything in pieces of the longest length."""
         if options.use_vad:
             return self.vad.speech_spans(samples, options.vad)
         end_ms = -(-len(samples) // SAMPLES_PER_MS)
@@ -137,14 +137,14 @@ class Transcriber:
         self, samples: Samples, spans: Sequence[Span], options: TranscribeOptions
     ) -> list[Segment]:
         utterances = [samples[s.start_ms * SAMPLES_PER_MS : s.end_ms * SAMPLES_PER_MS] for s in spans]
-        readings = self._read(utterances, options)
+        readings = self.read(utterances, options)
         return [make_segment(span, reading, options) for span, reading in zip(spans, readings, strict=True)]
 
-    def _read(self, utterances: Sequence[Samples], options: TranscribeOptions) -> list[Reading]:
-        """Recognise, and recognise again in the best allowed language what was heard as a forbidden one.
+    def read(self, utterances: Sequence[Samples], options: TranscribeOptions) -> list[Reading]:
+        """What each utterance says, in order; times count from its start.
 
-        Masking the language tag alone would leave the text in the forbidden language: it is the query
-        that steers the words.
+        What was heard in a forbidden language is recognised again in the best allowed one: to mask
+        the language tag would leave the text in the forbidden language, since the query steers the words.
         """
         allowed = _allowed_languages(options)
         query = Query(allowed[0] if len(allowed) == 1 else "auto", options.use_itn)

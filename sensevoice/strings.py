@@ -206,6 +206,39 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "不支持的格式“{name}”：请从 {choices} 中选择。",
         "en": "Unknown format “{name}”: choose one of {choices}.",
     },
+    "error.JobError": {
+        "zh": "这个任务未能完成。请重试。",
+        "en": "The job could not be handled. Try again.",
+    },
+    "error.JobNotFoundError": {
+        "zh": "找不到任务“{job}”：它可能已被删除或已过期。",
+        "en": "There is no job “{job}” here: it may have been deleted, or have expired.",
+    },
+    "error.JobNotFinishedError": {
+        "zh": "“{name}”尚未完成（{state}）。请在完成后再取结果。",
+        "en": "{name} is not finished ({state}): ask for its result once it is done.",
+    },
+    "error.JobFileFailedError": {
+        "zh": "“{name}”没有结果（{kind}）：{reason}。",
+        "en": "{name} has no result ({kind}): {reason}.",
+    },
+    "error.CrashingFileError": {
+        "zh": "处理“{name}”时程序崩溃了 {attempts} 次，不再重试。请把录音转换成其他格式，并报告此问题。",
+        "en": "The program ended {attempts} times while it worked on {name}, so it is not tried again. "
+        "Convert the recording to another format, and report this.",
+    },
+    "error.IdempotencyError": {
+        "zh": "Idempotency-Key“{key}”已用于另一个请求：文件或选项不同时请换一个新的键。",
+        "en": "The Idempotency-Key “{key}” belongs to another request: use a new key for new files or options.",
+    },
+    "error.WebhookRefusedError": {
+        "zh": "这个 webhook 地址无法使用：{reason}。",
+        "en": "This webhook cannot be used: {reason}.",
+    },
+    "error.JobStoreError": {
+        "zh": "任务数据库无法使用：{reason}。",
+        "en": "The database of jobs cannot be used: {reason}.",
+    },
     "error.ModelError": {
         "zh": "模型无法使用。请联系管理员。",
         "en": "The model cannot be used. Ask whoever runs this server.",
@@ -236,19 +269,85 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "{device} 上不能使用精度“{precision}”：请从 {choices} 中选择。",
         "en": "The precision “{precision}” cannot be had on {device}: choose one of {choices}.",
     },
-    "error.OutOfMemoryError": {
+    "error.SegmentTooLargeError": {
         "zh": "一个 {duration_s} 的片段放不进设备内存。请减小单个片段的最大时长，或释放设备内存。",
         "en": "A segment of {duration_s} does not fit into the device's memory. "
         "Set a shorter longest segment, or free memory on the device.",
     },
-    "error.upload_too_large": {
+    "error.UnknownModelError": {
+        "zh": "没有模型“{name}”：请从 {choices} 中选择。",
+        "en": "There is no model “{name}” here: choose one of {choices}.",
+    },
+    "error.OptionConflictError": {
+        "zh": "{option} 只能与 {needs} 一起使用。",
+        "en": "{option} can only be used with {needs}.",
+    },
+    "error.ServiceError": {
+        "zh": "服务暂时无法完成请求。请稍后重试。",
+        "en": "The service cannot complete the request. Try again later.",
+    },
+    "error.UnauthorizedError": {
+        "zh": "此服务需要密钥：请发送请求头 Authorization: Bearer <密钥>。",
+        "en": "This service needs a key: send the header `Authorization: Bearer <key>`.",
+    },
+    "error.RateLimitError": {
+        "zh": "此密钥每分钟的请求超过了 {per_minute} 次。请在 {retry_s}后重试。",
+        "en": "More than {per_minute} requests a minute with this key. Try again in {retry_s}.",
+    },
+    "error.UploadTooLargeError": {
         "zh": "文件超过了 {limit_mb} MB 的上传上限。请压缩或切分后再上传。",
-        "en": "The file is larger than the limit of {limit_mb} MB. Compress or split it, and try again.",
+        "en": "The upload is larger than the limit of {limit_mb} MB. Compress or split it, and try again.",
+    },
+    "error.UploadTimeoutError": {
+        "zh": "上传太慢，超过了 {limit_s}的时限。请检查网络后重试。",
+        "en": "The upload came too slowly: the limit is {limit_s}. Check the connection, and try again.",
+    },
+    "error.StorageFullError": {
+        "zh": "服务器没有空间保存上传的文件。请稍后重试，或通知管理员。",
+        "en": "The service has no room left to store the upload. Try again later, or tell whoever runs it.",
+    },
+    "error.QueueFullError": {
+        "zh": "已有 {length} 个请求在排队。请在 {retry_s}后重试。",
+        "en": "{length} requests are waiting already. Try again in {retry_s}.",
+    },
+    "error.ShuttingDownError": {
+        "zh": "服务正在关闭。请稍后重试。",
+        "en": "The service is shutting down. Try again in a moment.",
+    },
+    "error.DecodeTimeoutError": {
+        "zh": "未能在 {limit_s}内完成解码。请转换成 wav 或 flac 后重试。",
+        "en": "The recording could not be decoded within {limit_s}. "
+        "Convert it to wav or flac, and try again.",
+    },
+    "error.RequestTimeoutError": {
+        "zh": "未能在 {limit_s}内完成识别。请缩短录音，或使用 /v1/jobs。",
+        "en": "The transcription was not finished within {limit_s}. "
+        "Send shorter recordings, or use /v1/jobs.",
+    },
+    "error.OutOfMemoryError": {
+        "zh": "模型内存不足。请稍后重试，或缩短录音。",
+        "en": "The model ran out of memory. Try again later, or send shorter recordings.",
+    },
+    "error.WorkerDiedError": {
+        "zh": "识别在服务内部中断。请重试。",
+        "en": "The transcription was interrupted inside the service. Try again.",
+    },
+    "error.TooManyStreamsError": {
+        "zh": "已有 {limit} 路实时识别在进行。请稍后重试。",
+        "en": "{limit} live streams are open already. Try again in a moment.",
+    },
+    "error.StreamIdleError": {
+        "zh": "超过 {limit_s}没有收发数据，连接已关闭。请重新连接。",
+        "en": "Nothing was sent or received for {limit_s}, so the stream was closed. Connect again.",
+    },
+    "error.MessageTooLargeError": {
+        "zh": "单条消息超过了 {limit_kb} KiB 的上限。请分成更小的片段发送。",
+        "en": "A message is larger than the limit of {limit_kb} KiB. Send the sound in smaller pieces.",
     },
 }
 
 
-def text(key: str, lang: str, **values: object) -> str:
+def text(key: str, lang: str, /, **values: object) -> str:
     """The sentence `key` in `lang`, with its placeholders filled; KeyError for an unknown key."""
     row = STRINGS[key]
     return row.get(lang, row[DEFAULT_LANG]).format_map(values) if values else row.get(lang, row[DEFAULT_LANG])

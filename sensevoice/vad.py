@@ -23,7 +23,12 @@ from sensevoice.vad_decision import NOISE_FRAMES, VadState, needs_decibels
 from sensevoice.vad_network import FsmnEncoder
 
 BLOCK_FRAMES = 500  # 5 s at a time keeps the activations in the processor's cache
-CHUNK_MS = 60_000  # FunASR reads a recording in such chunks, and adapts its patience at each
+
+# FunASR reads a recording in such chunks, and adapts its patience at each
+CHUNK_MS = 60_000
+CHUNK_SAMPLES = CHUNK_MS * SAMPLE_RATE // 1000
+CHUNK_FRAMES = CHUNK_MS // 10
+WITHHELD_FRAMES = 4  # at a chunk's end: 2 lack their window's end, 2 their context
 
 # What the decision logic takes for granted
 FIXED_SETTINGS = {
@@ -86,16 +91,24 @@ class VoiceActivityDetector:
         memories: list[Tensor] | None = None
         scores = [np.empty(0)]
         for features in self._feature_blocks(samples, block_frames):
-            logits, memories = self.encoder(features[None], memories)
-            silence = logits[0].softmax(-1)[:, self.silence_ids].double().sum(-1)
-            scores.append(silence.numpy())
+            silence, memories = self.score(features, memories)
+            scores.append(silence)
         return np.concatenate(scores)
+
+    @torch.inference_mode()
+    def score(
+        self, features: Tensor, memories: list[Tensor] | None
+    ) -> tuple[npt.NDArray[np.float64], list[Tensor]]:
+        """[T, features] and the memories of the block before -> P(silence), [T], and the new memories."""
+        logits, memories = self.encoder(features[None], memories)
+        silence = logits[0].softmax(-1)[:, self.silence_ids].double().sum(-1)
+        return silence.numpy(), memories
 
     def _feature_blocks(self, samples: npt.NDArray[np.float32], block_frames: int) -> Iterator[Tensor]:
         """[about block_frames, features] each, as if cut from the features of the whole recording."""
         context = self.frontend.lfr_m // 2
         frames = frame_count(len(samples))
-        for first, stop in _even_blocks(frames, block_frames):
+        for first, stop in even_blocks(frames, block_frames):
             start, end = max(0, first - context), min(frames, stop + context)
             block = samples[start * HOP : (end - 1) * HOP + WINDOW]
             features = self.frontend(torch.tensor(block, dtype=torch.float32))
@@ -121,7 +134,7 @@ class VoiceActivityDetector:
 def frame_decibels(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """[samples] -> the level of each 10 ms frame, [frames]: 10 log10(sum of its squares + 1e-6)."""
     levels = [np.empty(0)]
-    for first, stop in _even_blocks(frame_count(len(samples)), BLOCK_FRAMES):
+    for first, stop in even_blocks(frame_count(len(samples)), BLOCK_FRAMES):
         block = samples[first * HOP : (stop - 1) * HOP + WINDOW]
         windows = np.lib.stride_tricks.sliding_window_view(block, WINDOW)[::HOP]
         decibels = 10 * np.log10(np.square(windows).sum(axis=1) + 0.000001)
@@ -153,9 +166,10 @@ def gaps_between(spans: Sequence[Span], duration_ms: int) -> list[Span]:
     return [Span(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
 
 
-def _even_blocks(frames: int, block_frames: int) -> Iterator[tuple[int, int]]:
-    """Cut into blocks of nearly one size: a last block of one frame would be multiplied otherwise
-    (by a matrix-vector product), and round otherwise.
+def even_blocks(frames: int, block_frames: int) -> Iterator[tuple[int, int]]:
+    """(first, stop) of each block, nearly all of one size.
+
+    A last block of one frame would be multiplied otherwise (by a matrix-vector product), and round otherwise.
     """
     blocks = math.ceil(frames / block_frames)
     for index in range(blocks):
@@ -164,11 +178,10 @@ def _even_blocks(frames: int, block_frames: int) -> Iterator[tuple[int, int]]:
 
 def _funasr_chunks(n_samples: int) -> Iterator[slice]:
     """The frames that FunASR scores chunk by chunk: those whose window and right context are complete."""
-    chunk_frames, withheld = CHUNK_MS // 10, 4  # 2 frames lack their window's end, 2 their context
     first = 0
-    for chunk in range(1, n_samples * 1000 // (SAMPLE_RATE * CHUNK_MS) + 1):
-        yield slice(first, chunk * chunk_frames - withheld)
-        first = chunk * chunk_frames - withheld
+    for chunk in range(1, n_samples // CHUNK_SAMPLES + 1):
+        yield slice(first, chunk * CHUNK_FRAMES - WITHHELD_FRAMES)
+        first = chunk * CHUNK_FRAMES - WITHHELD_FRAMES
     yield slice(first, None)
 
 

@@ -158,6 +158,22 @@ class VadState:
         self._in_speech_ms = 0
         self._set_end_silence((options.max_end_silence_time_ms or 0) - options.speech_to_sil_time_thres_ms)
 
+    @property
+    def open_since_ms(self) -> int | None:
+        """Where the span begins that has not ended yet; None in silence."""
+        return None if self._start is None else self._start * FRAME_MS
+
+    @property
+    def heard_until_ms(self) -> int:
+        """Up to where there is speech: all that was fed, less the pause that may end the open span."""
+        return (self._seen if self._pause is None else self._pause) * FRAME_MS
+
+    @property
+    def earliest_ms(self) -> int:
+        """No span that is still to come begins before this."""
+        start = max(self._free, self._seen - self._latency) if self._start is None else self._start
+        return start * FRAME_MS
+
     def adapt(self, chunk_ms: int) -> None:
         """Before each chunk of so many ms: end spans the sooner, the longer they have lasted.
 

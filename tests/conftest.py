@@ -23,6 +23,14 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_jobs_in_the_home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that names no folder must neither find the jobs of whoever runs it, nor leave any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SENSEVOICE_JOB_DIR", str(tmp_path_factory.mktemp("jobs")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random SenseVoiceSmall of small size, in the official layout; not to be written to."""

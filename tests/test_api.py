@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import re
 import tempfile
 import threading
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 from fakes import SEGMENTS, FakeTranscriber
 from fastapi.testclient import TestClient
+from serving import settings_in
 
 from sensevoice import errors
-from sensevoice.apps.api import FORM_OVERHEAD_BYTES, STATUS, create_app
+from sensevoice.apps.api import STATUS, create_app
+from sensevoice.apps.api.uploads import FORM_OVERHEAD_BYTES
 from sensevoice.exporters import to_dict
 from sensevoice.options import LANGUAGES
 from sensevoice.settings import Settings
@@ -37,8 +40,8 @@ def transcriber() -> FakeTranscriber:
 
 
 @pytest.fixture
-def client(transcriber: FakeTranscriber) -> Iterator[TestClient]:
-    app = create_app(transcriber, Settings(max_upload_mb=1))  # type: ignore[arg-type]
+def client(transcriber: FakeTranscriber, tmp_path: Path) -> Iterator[TestClient]:
+    app = create_app(transcriber, settings_in(tmp_path, max_upload_mb=1))  # type: ignore[arg-type]
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -126,7 +129,7 @@ def test_an_upload_over_the_limit_is_refused_before_it_is_read(
 ) -> None:
     status, body = upload(client, b"RIFF" + bytes(2**20 + FORM_OVERHEAD_BYTES))
     assert status == 413
-    assert body["error"]["message"].startswith("The file is larger than the limit of 1 MB.")
+    assert body["error"]["message"].startswith("The upload is larger than the limit of 1 MB.")
     assert transcriber.asked == []
 
 
@@ -157,15 +160,17 @@ def test_an_upload_just_under_the_limit_is_taken(client: TestClient) -> None:
 def test_nothing_of_an_upload_stays_on_disk(
     transcriber: FakeTranscriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    app = create_app(transcriber, Settings(max_upload_mb=8))  # type: ignore[arg-type]
+    elsewhere, spool = tmp_path / "tmp", tmp_path / "spool"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    app = create_app(transcriber, Settings(max_upload_mb=8, spool_dir=spool))  # type: ignore[arg-type]
     upload(TestClient(app), content)
-    assert list(tmp_path.iterdir()) == []
+    assert [*elsewhere.iterdir(), *spool.iterdir()] == []
 
 
-def test_health_answers_while_a_recording_is_being_transcribed() -> None:
+def test_health_answers_while_a_recording_is_being_transcribed(tmp_path: Path) -> None:
     slow = FakeTranscriber(pause_s=0.3)
-    with TestClient(create_app(slow, Settings())) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(slow, settings_in(tmp_path))) as client:  # type: ignore[arg-type]
         work = threading.Thread(target=upload, args=(client, wav_bytes()))
         work.start()
         while not slow.asked:
@@ -177,9 +182,9 @@ def test_health_answers_while_a_recording_is_being_transcribed() -> None:
     assert reply.json()["model"] == "fake-starter"
 
 
-def test_many_recordings_at_once_all_come_back() -> None:
+def test_many_recordings_at_once_all_come_back(tmp_path: Path) -> None:
     replies: list[int] = []
-    with TestClient(create_app(FakeTranscriber(pause_s=0.02), Settings())) as client:  # type: ignore[arg-type]
+    with TestClient(create_app(FakeTranscriber(pause_s=0.02), settings_in(tmp_path))) as client:  # type: ignore[arg-type]
         work = [
             threading.Thread(target=lambda: replies.append(upload(client, wav_bytes())[0])) for _ in range(8)
         ]
@@ -190,6 +195,12 @@ def test_many_recordings_at_once_all_come_back() -> None:
     assert replies == [200] * 8
 
 
-def test_the_service_has_no_page_that_fetches_scripts_from_elsewhere(client: TestClient) -> None:
-    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+def test_the_docs_load_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) == 3
+    for asset in assets:
+        assert asset.startswith("/docs/assets/")
+        assert client.get(asset).status_code == 200
+    assert client.get("/redoc").status_code == 404
     assert "/transcribe" in client.get("/openapi.json").json()["paths"]

@@ -14,7 +14,7 @@ from sensevoice.audio import decode
 from sensevoice.checkpoint import load_checkpoint
 from sensevoice.ctc import read_scores
 from sensevoice.engine import TorchEngine
-from sensevoice.errors import OutOfMemoryError, PrecisionError
+from sensevoice.errors import PrecisionError, SegmentTooLargeError
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.precision import WORTH_QUANTISING, QuantisedLinear, choose_precision, has_fast_bytes
 from sensevoice.scores import Query
@@ -86,5 +86,5 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(small_mod
 
 
 def test_one_segment_too_large_for_memory_is_an_error_with_its_length(small_model):
-    with pytest.raises(OutOfMemoryError, match="3 s does not fit"):
+    with pytest.raises(SegmentTooLargeError, match="3 s does not fit"):
         TooSmall(small_model, "cpu").recognise([speech_like(3.0, seed=0)])

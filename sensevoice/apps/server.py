@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPTIONS = ("host", "port", *MODEL_OPTIONS, "lang", "language", "max_duration_s", "max_upload_mb")
+BYTES_PER_KB = 1024
 ANY_ADDRESS = {"0.0.0.0", "::", ""}
 
 
@@ -83,7 +84,14 @@ def serve(app: FastAPI, settings: Settings) -> None:
     """Serve `app` until interrupted, and say where it can be opened once the port is taken."""
     import uvicorn
 
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, log_level=settings.log_level)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        # what is a little too large is told so in JSON, instead of being cut off
+        ws_max_size=2 * BYTES_PER_KB * settings.stream_max_message_kb,
+    )
     listener = config.bind_socket()
     lang = settings.lang if settings.lang in LANGS else DEFAULT_LANG
     print(text("server.open", lang, url=page_url(settings.host, listener.getsockname()[1])), flush=True)

@@ -1,0 +1,37 @@
+"""What the endpoints of one application share, kept in `app.state.service`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from sensevoice.apps.api.metrics import Metrics
+from sensevoice.apps.api.work import WorkQueue
+
+if TYPE_CHECKING:
+    from sensevoice.apps.api.health import Probe
+    from sensevoice.pipeline import Transcriber
+    from sensevoice.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """One loaded model, the threads that use it, and the settings of this application."""
+
+    transcriber: Transcriber
+    settings: Settings
+    work: WorkQueue
+    metrics: Metrics
+    probe: Probe
+    started_at: int  # seconds since 1970
+
+
+def service_of(connection: HTTPConnection) -> Service:
+    """The service that a request or WebSocket reached."""
+    return cast("Service", connection.app.state.service)
+
+
+CurrentService = Annotated[Service, Depends(service_of)]
