@@ -476,7 +476,7 @@ def test_serve_takes_the_same_options_as_app_sensevoice(monkeypatch: pytest.Monk
     arguments = [*options.split(), *more.split()]
     assert run("serve", *arguments) == 0
     assert served == [server.parse_arguments(arguments)]
-    assert served[0].model_dump(exclude={"log_level"}) == {
+    assert served[0].model_dump(include=set(server.OPTIONS)) == {
         "host": "127.0.0.1", "port": 7000, "model": "starter", "hub": "huggingface", "device": "cpu",
         "precision": "fp32",
         "offline": False, "lang": "en", "language": "yue", "max_duration_s": 60.0, "max_upload_mb": 5.0,

@@ -30,11 +30,12 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
     "audio",
-    *("features", "vad_network", "vad_decision", "vad"),
+    *("features", "vad_network", "vad_decision", "vad", "vad_stream"),
     *("network", "precision", "hub", "checkpoint", "scores", "engine", "scheduler"),
-    *("ctc", "transcript"),
+    *("ctc", "transcript", "records"),
     *("timeline", "subtitles", "exporters"),
-    "pipeline",
+    *("pipeline", "streaming"),
+    *("jobs", "job_worker", "webhooks"),
     "settings",
 )
 APPS = ("ui", "api", "cli")

@@ -19,9 +19,9 @@ from sensevoice import __version__
 from sensevoice.apps.api.access import Access
 from sensevoice.apps.api.docs import add_docs
 from sensevoice.apps.api.errors import add_error_handlers
-from sensevoice.apps.api.health import Probe
 from sensevoice.apps.api.logs import HEADER, RequestLog
 from sensevoice.apps.api.metrics import MeasuredEngine, Metrics
+from sensevoice.apps.api.probe import Probe
 from sensevoice.apps.api.service import Service
 from sensevoice.apps.api.uploads import Uploads, remove_stale
 from sensevoice.apps.api.work import WorkQueue

@@ -12,7 +12,7 @@ from sensevoice.apps.api.metrics import Metrics
 from sensevoice.apps.api.work import WorkQueue
 
 if TYPE_CHECKING:
-    from sensevoice.apps.api.health import Probe
+    from sensevoice.apps.api.probe import Probe
     from sensevoice.pipeline import Transcriber
     from sensevoice.settings import Settings
 
