@@ -63,6 +63,11 @@ def _probe_clip() -> bytes:
     return buffer.getvalue()
 
 
+def device_of(transcriber: Transcriber) -> str:
+    """Where the model runs; a test's transcriber may not say."""
+    return str(getattr(getattr(transcriber, "engine", None), "device", "cpu"))
+
+
 @router.get("/health")
 async def health(service: CurrentService) -> HealthReply:
     """The process is alive. Needs no key."""
@@ -73,8 +78,8 @@ async def health(service: CurrentService) -> HealthReply:
 async def ready(service: CurrentService) -> ReadyReply:
     """The model is loaded and has transcribed a probe clip within the last half minute."""
     took_ms = await asyncio.to_thread(service.probe.took_ms)
-    device = getattr(getattr(service.transcriber, "engine", None), "device", "cpu")
-    return ReadyReply(model=service.transcriber.info.name, device=device, probe_ms=took_ms)
+    transcriber = service.transcriber
+    return ReadyReply(model=transcriber.info.name, device=device_of(transcriber), probe_ms=took_ms)
 
 
 @router.get(
