@@ -39,7 +39,7 @@ SenseVoiceError
      ├─ ShuttingDownError
      ├─ DecodeTimeoutError (TimeoutError)
      ├─ RequestTimeoutError (TimeoutError)
-     ├─ OutOfMemoryError (MemoryError)   of the GPU or of the machine
+     ├─ MemoryFullError (MemoryError)    of the GPU or of the machine
      └─ WorkerDiedError                  the thread that did the work ended, twice
 
 Each builds its own English sentence from the facts, and keeps the facts in `facts`, so that the
@@ -349,7 +349,7 @@ class RequestTimeoutError(ServiceError, TimeoutError):
         )
 
 
-class OutOfMemoryError(ServiceError, MemoryError):
+class MemoryFullError(ServiceError, MemoryError):
     def __init__(self) -> None:
         super().__init__(
             "The model ran out of memory. Try again later, or send shorter recordings.", retry_s=10

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from sensevoice.errors import (
     DecodeTimeoutError,
     JobError,
+    MemoryFullError,
     NoSuchAudioError,
-    OutOfMemoryError,
     SenseVoiceError,
     StorageFullError,
 )
@@ -234,7 +234,7 @@ class JobWorker:
     def _try_later(self, claim: Claim) -> None:
         log.warning("job %s: out of memory, attempt %d", claim.job_id, claim.attempt)
         self._ending.wait(RETRY_S)  # others may give some back
-        self._keep(lambda: self.store.put_back(claim, Fault.of(OutOfMemoryError())))
+        self._keep(lambda: self.store.put_back(claim, Fault.of(MemoryFullError())))
 
     def _transcribe(self, claim: Claim) -> Transcript:
         if not claim.path.exists():

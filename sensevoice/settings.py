@@ -108,7 +108,11 @@ class Settings(BaseSettings):
     )
 
     # how much is done at a time
-    workers: int = Field(2, ge=1, description="Transcriptions that run at the same time, in threads.")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Transcriptions that run at the same time, in threads; 0: 2 on a processor, 16 on a GPU.",
+    )
     queue_length: int = Field(
         256, ge=0, description="Requests that may wait for a worker; further ones are refused."
     )

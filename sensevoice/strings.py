@@ -324,7 +324,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "en": "The transcription was not finished within {limit_s}. "
         "Send shorter recordings, or use /v1/jobs.",
     },
-    "error.OutOfMemoryError": {
+    "error.MemoryFullError": {
         "zh": "模型内存不足。请稍后重试，或缩短录音。",
         "en": "The model ran out of memory. Try again later, or send shorter recordings.",
     },

@@ -341,7 +341,7 @@ def test_memory_that_runs_out_is_503_and_the_next_request_works(tmp_path: Path, 
     client = client_of(transcriber, tmp_path)
     transcriber.error = error
     reply = post(client)
-    assert (reply.status_code, kind_of(reply)) == (503, "OutOfMemoryError")
+    assert (reply.status_code, kind_of(reply)) == (503, "MemoryFullError")
     assert "79 GiB" not in reply.text
     assert reply.headers["retry-after"] == "10"
     transcriber.error = None

@@ -473,7 +473,7 @@ def test_out_of_memory_is_tried_again_and_then_named(
     working(store, fake)
     job = finished(store, add(store))
     assert len(fake.asked) == MAX_ATTEMPTS
-    assert job.files[0].fault and job.files[0].fault.kind == "OutOfMemoryError"
+    assert job.files[0].fault and job.files[0].fault.kind == "MemoryFullError"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

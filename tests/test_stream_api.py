@@ -436,7 +436,7 @@ class _Failing:
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(RuntimeError("/secret/path"), "InternalError"), (torch.OutOfMemoryError(), "OutOfMemoryError")],
+    [(RuntimeError("/secret/path"), "InternalError"), (torch.OutOfMemoryError(), "MemoryFullError")],
 )
 def test_a_failure_of_the_model_is_an_error_that_tells_no_secrets_and_is_counted(
     serve: Callable[..., Server], transcriber: Transcriber, error: Exception, kind: str

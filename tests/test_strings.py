@@ -59,7 +59,7 @@ EXAMPLES = [
     errors.ShuttingDownError(),
     errors.DecodeTimeoutError(600),
     errors.RequestTimeoutError(3600),
-    errors.OutOfMemoryError(),
+    errors.MemoryFullError(),
     errors.WorkerDiedError(),
 ]
 

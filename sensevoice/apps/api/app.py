@@ -19,6 +19,7 @@ from sensevoice import __version__
 from sensevoice.apps.api.access import Access
 from sensevoice.apps.api.docs import add_docs
 from sensevoice.apps.api.errors import add_error_handlers
+from sensevoice.apps.api.health import device_of
 from sensevoice.apps.api.logs import HEADER, RequestLog
 from sensevoice.apps.api.metrics import MeasuredEngine, Metrics
 from sensevoice.apps.api.probe import Probe
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 # A module with a `router` for each; one that has things to start and stop gives its router a `lifespan`.
 RESOURCES = ("transcribe", "openai", "jobs", "stream", "health")
+CPU_WORKERS, GPU_WORKERS = 2, 16
 
 
 def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
@@ -47,7 +49,7 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
     )
     metrics = Metrics()
     transcriber = _measured(transcriber, metrics)
-    work = WorkQueue(settings.workers, settings.queue_length, metrics)
+    work = WorkQueue(settings.workers or _default_workers(transcriber), settings.queue_length, metrics)
     app.state.service = Service(
         transcriber, settings, work, metrics, Probe(transcriber), started_at=int(time.time())
     )
@@ -58,6 +60,11 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
             app.include_router(import_module(f"sensevoice.apps.api.{name}").router)
     add_docs(app)
     return app
+
+
+def _default_workers(transcriber: Transcriber) -> int:
+    """More threads than cores slow the event loop down, but those that wait for a GPU fill its batches."""
+    return CPU_WORKERS if device_of(transcriber) == "cpu" else GPU_WORKERS
 
 
 def _measured(transcriber: Transcriber, metrics: Metrics) -> Transcriber:

@@ -70,7 +70,7 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.DecodeTimeoutError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.RequestTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
-    errors.OutOfMemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.MemoryFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.WorkerDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.TooManyStreamsError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StreamIdleError: HTTPStatus.REQUEST_TIMEOUT,
@@ -103,7 +103,7 @@ def expected(error: BaseException) -> BaseException:
     if isinstance(error, errors.SenseVoiceError):
         return error
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return errors.OutOfMemoryError()
+        return errors.MemoryFullError()
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return errors.StorageFullError()
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -11,7 +12,16 @@ from sensevoice import __version__
 from sensevoice.apps.api.models import HealthReply, ReadyReply, responses
 from sensevoice.apps.api.service import CurrentService
 
+if TYPE_CHECKING:
+    from sensevoice.pipeline import Transcriber
+
 router = APIRouter(tags=["operation"])
+
+
+def device_of(transcriber: Transcriber) -> str:
+    """Where the model runs; a test's transcriber may not say."""
+    return str(getattr(getattr(transcriber, "engine", None), "device", "cpu"))
+
 
 @router.get("/health")
 async def health(service: CurrentService) -> HealthReply:
@@ -23,8 +33,8 @@ async def health(service: CurrentService) -> HealthReply:
 async def ready(service: CurrentService) -> ReadyReply:
     """The model is loaded and has transcribed a probe clip within the last half minute."""
     took_ms = await asyncio.to_thread(service.probe.took_ms)
-    device = getattr(getattr(service.transcriber, "engine", None), "device", "cpu")
-    return ReadyReply(model=service.transcriber.info.name, device=device, probe_ms=took_ms)
+    transcriber = service.transcriber
+    return ReadyReply(model=transcriber.info.name, device=device_of(transcriber), probe_ms=took_ms)
 
 
 @router.get(
