@@ -16,7 +16,7 @@ Hub = Literal["modelscope", "huggingface"]
 PageLanguage = Literal["auto", "zh", "en"]
 SpokenLanguage = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["json", "text"]
+LogFormat = Literal["auto", "json", "text"]
 Names = Annotated[tuple[str, ...], NoDecode]  # in the environment: separated by commas
 
 
@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     port: int = Field(6006, ge=0, le=65_535, description="TCP port; 0 takes any free one.")
 
     # what the user sees and says
+    ui: bool = Field(True, description="Serve the page beside the HTTP service.")
     lang: PageLanguage = Field("auto", description="Language of the page; auto follows the browser.")
     language: SpokenLanguage = Field("auto", description="What is spoken, unless a request says otherwise.")
 
@@ -154,7 +155,9 @@ class Settings(BaseSettings):
 
     # what is logged
     log_level: LogLevel = Field("info", description="Least severe messages that are logged.")
-    log_format: LogFormat = Field("json", description="One JSON object a line, or plain text.")
+    log_format: LogFormat = Field(
+        "auto", description="json: one object a line; text; auto: text on a terminal, else json."
+    )
     log_transcripts: bool = Field(False, description="Also log what was said, which is private by default.")
 
     @field_validator("api_keys", "cors_origins", mode="before")

@@ -61,6 +61,10 @@ STRINGS: dict[str, dict[str, str]] = {
     "example.yue": {"zh": "粤语", "en": "Cantonese"},
     "example.ja": {"zh": "日语", "en": "Japanese"},
     "example.ko": {"zh": "韩语", "en": "Korean"},
+    "page.login": {
+        "zh": "此页面需要登录：密码是服务的密钥，用户名任意。",
+        "en": "This page asks for a login: the password is a key of the service, the name is up to you.",
+    },
     "example.events": {"zh": "笑声掌声", "en": "Laughter and applause"},
     # options
     "page.options": {"zh": "更多选项", "en": "More options"},

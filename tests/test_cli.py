@@ -472,14 +472,14 @@ def test_serve_takes_the_same_options_as_app_sensevoice(monkeypatch: pytest.Monk
     served: list[Settings] = []
     monkeypatch.setattr(server, "run", lambda settings: served.append(settings) or 0)
     options = "--host 127.0.0.1 --port 7000 --model starter --hub huggingface --device cpu --no-offline"
-    more = "--precision fp32 --lang en --language yue --max-duration-s 60 --max-upload-mb 5"
+    more = "--precision fp32 --no-ui --lang en --language yue --max-duration-s 60 --max-upload-mb 5"
     arguments = [*options.split(), *more.split()]
     assert run("serve", *arguments) == 0
     assert served == [server.parse_arguments(arguments)]
     assert served[0].model_dump(include=set(server.OPTIONS)) == {
         "host": "127.0.0.1", "port": 7000, "model": "starter", "hub": "huggingface", "device": "cpu",
         "precision": "fp32",
-        "offline": False, "lang": "en", "language": "yue", "max_duration_s": 60.0, "max_upload_mb": 5.0,
+        "offline": False, "ui": False, "lang": "en", "language": "yue", "max_duration_s": 60.0, "max_upload_mb": 5.0,
     }  # fmt: skip
 
 

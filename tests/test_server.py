@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -101,11 +102,17 @@ def small_model_directory(small_checkpoint: Path, small_vad: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def server(small_model_directory: Path) -> Iterator[str]:
-    """The program itself, on any free port; its first line names the address."""
+def serve(small_model_directory: Path) -> Iterator[Callable[..., httpx.Client]]:
+    """Starts the program itself on any free port, whose address its first line names; a client of it."""
+    with ExitStack() as running:
+        yield lambda *options: running.enter_context(served(small_model_directory, *options))
+
+
+@contextmanager
+def served(model: Path, *options: str) -> Iterator[httpx.Client]:
     command = [sys.executable, "app_sensevoice.py", "--host", "127.0.0.1", "--port", "0", "--lang", "en"]
     process = subprocess.Popen(
-        [*command, "--device", "cpu", "--offline", "--model", str(small_model_directory)],
+        [*command, "--device", "cpu", "--offline", "--model", str(model), *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -114,22 +121,48 @@ def server(small_model_directory: Path) -> Iterator[str]:
     assert process.stdout
     line = process.stdout.readline()
     assert line.startswith("The page is at http://127.0.0.1:")
-    yield line.split()[4]
+    with httpx.Client(base_url=line.split()[4], timeout=30) as client:
+        wait_until_up(client)
+        yield client
     process.send_signal(signal.SIGINT)
-    process.wait(20)
+    assert process.wait(30) == 0
     process.stdout.close()
 
 
-def test_one_process_serves_the_page_and_the_service(server: str) -> None:
+def wait_until_up(client: httpx.Client) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            health = httpx.get(f"{server}/health")
-            break
+            client.get("/health")
+            return
         except httpx.ConnectError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert health.json()["status"] == "ok"
-    page = httpx.get(server)
+
+
+def test_one_process_serves_the_page_and_the_service(serve: Callable[..., httpx.Client]) -> None:
+    client = serve()
+    assert client.get("/health").json()["status"] == "ok"
+    page = client.get("/")
     assert page.headers["content-language"] == "en"
     assert "SenseVoice" in page.text
+
+
+def test_with_keys_the_page_asks_for_one_of_them(
+    serve: Callable[..., httpx.Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSEVOICE_API_KEYS", "one,two")
+    client = serve()
+    assert client.get("/config").status_code == 401
+    assert client.post("/login", data={"username": "me", "password": "three"}).status_code == 400
+    assert client.get("/config").status_code == 401
+    assert client.post("/login", data={"username": "me", "password": "two"}).status_code == 200
+    assert client.get("/config").status_code == 200
+    assert client.get("/health").status_code == 200
+    assert client.get("/v1/models").status_code == 401
+
+
+def test_without_the_page_only_the_service_is_served(serve: Callable[..., httpx.Client]) -> None:
+    client = serve("--no-ui")
+    assert client.get("/").status_code == 404
+    assert client.get("/health").json()["status"] == "ok"

@@ -32,7 +32,7 @@ def test_the_environment_overrides_each_default(monkeypatch: pytest.MonkeyPatch)
         **{"max_duration_s": 60.0, "max_upload_mb": 5.0, "upload_timeout_s": 20.0, "upload_idle_s": 2.0},
         **{"decode_timeout_s": 9.0, "request_timeout_s": 99.0, "rate_per_minute": 6},
         **{"workers": 3, "queue_length": 7, "spool_dir": Path("/spool"), "grace_s": 5.0},
-        **{"log_level": "debug", "log_format": "text", "log_transcripts": True},
+        **{"log_level": "debug", "log_format": "text", "ui": False, "log_transcripts": True},
     }
     untried = {"api_keys", "cors_origins"}  # below
     jobs = {name for name in Settings.model_fields if name.startswith(("job_", "webhook_", "stream_"))}

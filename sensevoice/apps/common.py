@@ -93,9 +93,19 @@ def open_transcriber(settings: Settings) -> Transcriber:
     )
 
 
+class _TextFormatter(logging.Formatter):
+    """A line with the facts that a message carries in `fields` after it, as the JSON log has them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = getattr(record, "fields", {})
+        return " ".join([super().format(record), *(f"{name}={value}" for name, value in fields.items())])
+
+
 def start_logging(level: str) -> None:
     """Log to stderr: our own messages from `level` on, other libraries' from warnings on."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_TextFormatter(LOG_FORMAT))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("sensevoice").setLevel(level.upper())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,24 +29,41 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPTIONS = ("host", "port", *MODEL_OPTIONS, "lang", "language", "max_duration_s", "max_upload_mb")
-BYTES_PER_KB = 1024
+OPTIONS = ("host", "port", *MODEL_OPTIONS, "ui", "lang", "language", "max_duration_s", "max_upload_mb")
 ANY_ADDRESS = {"0.0.0.0", "::", ""}
 
 
-def build(settings: Settings) -> tuple[gr.Blocks, FastAPI]:
-    """Load the model and make the page and the service around it; ModelError if it cannot be loaded."""
+def build(settings: Settings) -> tuple[gr.Blocks | None, FastAPI]:
+    """Load the model and make the page, if wanted, and the service around it; ModelError if it cannot be loaded."""
     from sensevoice.runtime import check_libraries
 
-    start_logging(settings.log_level)
+    _start_logging(settings)
     check_libraries()
     from sensevoice.apps.api import create_app
-    from sensevoice.apps.ui import create_page, mount_page
 
     transcriber = open_transcriber(settings)
     log.info(model_sentence(transcriber.info))
+    app = create_app(transcriber, settings)
+    if not settings.ui:
+        return None, app
+    from sensevoice.apps.ui import create_page, mount_page
+
     page = create_page(transcriber, settings)
-    return page, mount_page(create_app(transcriber, settings), page, settings)
+    return page, mount_page(app, page, settings, _login(settings))
+
+
+def _login(settings: Settings) -> Callable[[str, str], bool] | None:
+    """Who may see the page: whoever knows a key, if there are keys."""
+    from sensevoice.apps.api.access import is_known_key
+
+    return (lambda _, password: is_known_key(password, settings.api_keys)) if settings.api_keys else None
+
+
+def _start_logging(settings: Settings) -> None:
+    from sensevoice.apps.api.logs import start_json_logging
+
+    as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    (start_logging if as_text else start_json_logging)(settings.log_level)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Settings:
@@ -82,18 +99,11 @@ def run(settings: Settings) -> int:
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve `app` until interrupted, and say where it can be opened once the port is taken."""
-    import uvicorn
+    from sensevoice.apps.api.serving import make_config, run_server
 
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        # what is a little too large is told so in JSON, instead of being cut off
-        ws_max_size=2 * BYTES_PER_KB * settings.stream_max_message_kb,
-    )
+    config = make_config(app, settings)
     listener = config.bind_socket()
     lang = settings.lang if settings.lang in LANGS else DEFAULT_LANG
     print(text("server.open", lang, url=page_url(settings.host, listener.getsockname()[1])), flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn passes it on after it has shut down
-        uvicorn.Server(config).run(sockets=[listener])
+        run_server(config, listener)

@@ -6,7 +6,7 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from queue import Empty, Queue
@@ -64,8 +64,13 @@ def create_page(transcriber: Transcriber, settings: Settings) -> gr.Blocks:
     return demo
 
 
-def mount_page(app: FastAPI, demo: gr.Blocks, settings: Settings) -> FastAPI:
-    """Serve `demo` at `/` of `app`, beside the routes that `app` already has."""
+def mount_page(
+    app: FastAPI, demo: gr.Blocks, settings: Settings, login: Callable[[str, str], bool] | None = None
+) -> FastAPI:
+    """Serve `demo` at `/` of `app`, beside the routes that `app` already has.
+
+    `login` says whether a name and a password may see the page; without it, everybody may.
+    """
     app.add_middleware(browser.PageLanguage, fixed=settings.lang)
     gr.mount_gradio_app(
         app,
@@ -77,6 +82,8 @@ def mount_page(app: FastAPI, demo: gr.Blocks, settings: Settings) -> FastAPI:
         i18n=demo.i18n_instance,
         allowed_paths=[str(EXAMPLES)] if EXAMPLES.is_dir() else [],
         max_file_size=f"{int(settings.max_upload_mb * 1024)}kb",
+        auth=login,
+        auth_message=text("page.login", "zh") + "<br>" + text("page.login", "en") if login else None,
         show_error=True,
         footer_links=[],
         run_history=False,  # it would keep transcripts in the browser

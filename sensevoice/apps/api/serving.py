@@ -14,6 +14,8 @@ from starlette.types import ASGIApp
 if TYPE_CHECKING:
     from sensevoice.settings import Settings
 
+BYTES_PER_KB = 1024
+
 
 def make_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to run `app`; `config.bind_socket()` takes the port."""
@@ -24,6 +26,8 @@ def make_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,  # ours stays; and the requests are in our own log
         access_log=False,
         server_header=False,
+        # what is a little too large is told so in JSON, instead of being cut off
+        ws_max_size=2 * BYTES_PER_KB * settings.stream_max_message_kb,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
     )
 
