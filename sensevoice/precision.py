@@ -27,7 +27,8 @@ WORTH_QUANTISING = 50_000_000  # parameters: below, float32 is quick enough, and
 def choose_precision(asked: str, device: torch.device, parameters: int) -> str:
     """What `auto` means here, or what was asked for; PrecisionError if it cannot be had on this device.
 
-    On a processor, int8 for large models where its bytes are multiplied faster; on a GPU, fp16.
+    On a processor, int8 for large models where its bytes are multiplied faster. On a GPU float32 until
+    half precision has been measured there.
     """
     if asked not in PRECISIONS:
         raise PrecisionError(asked, str(device), PRECISIONS)
@@ -35,8 +36,8 @@ def choose_precision(asked: str, device: torch.device, parameters: int) -> str:
         raise PrecisionError(asked, str(device), [name for name in PRECISIONS if name != "int8"])
     if asked != "auto":
         return asked
-    if device.type == "cuda":
-        return "fp16"
+    if device.type != "cpu":
+        return "fp32"
     return "int8" if parameters >= WORTH_QUANTISING and has_fast_bytes() else "fp32"
 
 
