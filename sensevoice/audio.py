@@ -14,7 +14,7 @@ import io
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,8 +40,7 @@ from sensevoice.errors import (
     NotAudioError,
     TruncatedAudioError,
 )
-
-SAMPLE_RATE = 16_000
+from sensevoice.spans import SAMPLE_RATE as SAMPLE_RATE
 
 AudioSource = str | os.PathLike[str] | bytes | BinaryIO | tuple[int, npt.NDArray[Any]] | npt.NDArray[Any]
 Samples = npt.NDArray[np.float32]
@@ -151,6 +150,19 @@ def source_name(source: AudioSource) -> str:
         return Path(source).name or str(source)
     name = getattr(source, "name", None)
     return Path(name).name if isinstance(name, str) and name else "the recording"
+
+
+class WatchedFile:
+    """A file that ends for the decoder when `check` raises; nameless, since a spooled name says nothing to anyone."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[], None]) -> None:
+        self._file, self._check = file, check
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on, unless the work is to end."""
+        self._check()
+        return self._file.read(size)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 from sensevoice.checkpoint import Checkpoint, ModelInfo, Vocabulary
 from sensevoice.errors import DeviceError, SegmentTooLargeError, UnknownLanguageError
 from sensevoice.features import SAMPLE_RATE, frame_count
-from sensevoice.network import LANGUAGE_QUERIES, QUERY_FRAMES, query_ids
+from sensevoice.network import LANGUAGE_QUERIES, query_ids
 from sensevoice.options import LANGUAGES
 from sensevoice.precision import DTYPES, choose_precision, in_precision
-from sensevoice.scores import FrameScores, Query
+from sensevoice.scores import N_QUERY_FRAMES, FrameScores, Query
 from sensevoice.tags import TAGS, Tag
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class TorchEngine:
         return {**first, **self._run_or_halve(batch[half:], utterances, queries)}
 
     def _frames(self, samples: int) -> int:
-        return QUERY_FRAMES + -(-frame_count(samples) // self._frontend.lfr_n)
+        return N_QUERY_FRAMES + -(-frame_count(samples) // self._frontend.lfr_n)
 
     def _batches(self, frames: Sequence[int]) -> Iterator[list[int]]:
         """Indices of like-length utterances, the longest first, so that memory runs out early if at all."""
@@ -142,13 +142,13 @@ class TorchEngine:
         ]
         lengths = [len(feature) for feature in features]
         encoded = self._encode(features, lengths, queries)  # [batch, 4 + frames, size]
-        tags = self._network.ctc(encoded[:, :QUERY_FRAMES]).float().log_softmax(-1).cpu().numpy()
+        tags = self._network.ctc(encoded[:, :N_QUERY_FRAMES]).float().log_softmax(-1).cpu().numpy()
         ids, probabilities = self._best_tokens(
-            torch.cat([rows[: QUERY_FRAMES + length] for rows, length in zip(encoded, lengths, strict=True)])
+            torch.cat([rows[: N_QUERY_FRAMES + length] for rows, length in zip(encoded, lengths, strict=True)])
         )
         start = 0
         for tag_log_probs, length in zip(tags, lengths, strict=True):
-            end = start + QUERY_FRAMES + length
+            end = start + N_QUERY_FRAMES + length
             yield FrameScores(ids[start:end], probabilities[start:end], tag_log_probs)
             start = end
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sensevoice.errors import ModelFileError
+from sensevoice.spans import SAMPLE_RATE as SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 WINDOW = 400  # samples: 25 ms
 HOP = 160  # samples: 10 ms
 FFT_SIZE = 512

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
+from sensevoice.audio import WatchedFile
 from sensevoice.errors import (
     DecodeTimeoutError,
     JobError,
@@ -243,7 +244,7 @@ class JobWorker:
         try:
             # an open file rather than its path: our name for it is in no error, and a deletion does no harm
             with claim.path.open("rb") as file:
-                source: Any = _WatchedFile(file, watch)
+                source: Any = WatchedFile(file, watch.check)
                 return self.transcriber.transcribe(source, claim.options, watch.see)
         except Exception as error:
             if watch.verdict:  # whatever a decoder has made of it
@@ -300,19 +301,6 @@ class _Watch:
             if _try(lambda: self._store.is_wanted(self._claim)) is False:
                 return _UnwantedError()
         return None
-
-
-class _WatchedFile:
-    """A file that ends when its watch says so; nameless, since our name for it means nothing to anyone."""
-
-    def __init__(self, file: BinaryIO, watch: _Watch) -> None:
-        self._file, self._watch = file, watch
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        """Read on, unless the work is to end."""
-        self._watch.check()
-        return self._file.read(size)
 
 
 def _try(action: Callable[[], T]) -> T | None:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-QUERY_FRAMES = 4  # language, emotion, event, text normalisation
+from sensevoice.scores import N_QUERY_FRAMES
+
 LANGUAGE_QUERIES = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12, "nospeech": 13}
 EMOTION_QUERY, EVENT_QUERY = 1, 2
 ITN_QUERIES = {True: 14, False: 15}
@@ -183,4 +184,4 @@ class SenseVoiceNetwork(nn.Module):
         if lengths is None:
             return x, None
         steps = torch.arange(x.shape[1], device=x.device)
-        return x, steps < (lengths[:, None] + QUERY_FRAMES)
+        return x, steps < (lengths[:, None] + N_QUERY_FRAMES)

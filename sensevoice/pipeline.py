@@ -17,13 +17,12 @@ from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
 from sensevoice.scheduler import load_engine
 from sensevoice.scores import FrameScores, Query
-from sensevoice.spans import Span
+from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.transcript import Segment, Transcript, make_segment, make_transcript
 from sensevoice.vad import VoiceActivityDetector, gaps_between
 
 Samples = npt.NDArray[np.float32]
 
-SAMPLES_PER_MS = SAMPLE_RATE // 1000
 WINDOW_MS = 60_000  # of speech recognised between two reports of progress
 GPU_WINDOW_MS = 600_000  # enough to fill a GPU's batches
 

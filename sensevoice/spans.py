@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SAMPLE_RATE = 16_000  # of everything after decoding
+SAMPLES_PER_MS = SAMPLE_RATE // 1000
+
 
 @dataclass(frozen=True)
 class Span:

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from sensevoice.audio import SAMPLE_RATE
 from sensevoice.errors import AudioTooLongError
 from sensevoice.options import TranscribeOptions
-from sensevoice.pipeline import SAMPLES_PER_MS, Transcriber
-from sensevoice.spans import Span
+from sensevoice.pipeline import Transcriber
+from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.transcript import Segment, make_segment
 from sensevoice.vad_stream import FixedCuts, LiveDetector, SpanFinder
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sensevoice.features import HOP, SAMPLE_RATE, WINDOW, frame_count
+from sensevoice.features import HOP, WINDOW, frame_count
 from sensevoice.options import VadOptions
-from sensevoice.spans import Span
+from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.vad import (
     BLOCK_FRAMES,
     CHUNK_FRAMES,
@@ -34,7 +34,6 @@ from sensevoice.vad_decision import VadState, needs_decibels
 Samples = npt.NDArray[np.float32]
 
 LEAST_FRAMES = 10  # fewer than 7 rows are multiplied in another order, and round otherwise
-SAMPLES_PER_MS = SAMPLE_RATE // 1000
 
 
 class SpanFinder(Protocol):

@@ -31,7 +31,7 @@ ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
     "audio",
     *("features", "vad_network", "vad_decision", "vad", "vad_stream"),
-    *("network", "precision", "hub", "checkpoint", "scores", "engine", "scheduler"),
+    *("scores", "network", "precision", "hub", "checkpoint", "engine", "scheduler"),
     *("ctc", "transcript", "records"),
     *("timeline", "subtitles", "exporters"),
     *("pipeline", "streaming"),

@@ -14,7 +14,8 @@ import sentencepiece as spm
 import torch
 
 from sensevoice.features import Frontend
-from sensevoice.network import QUERY_FRAMES, SenseVoiceNetwork, query_ids
+from sensevoice.network import SenseVoiceNetwork, query_ids
+from sensevoice.scores import N_QUERY_FRAMES
 
 BLANK = 0
 
@@ -102,7 +103,7 @@ def evaluate(
         features = frontend(torch.from_numpy(clip.samples).to(device))[None]
         queries = torch.tensor([query_ids(language or clip.language, False)], device=device)
         logits = network(features, queries)[0].float().cpu()
-        ids = torch.unique_consecutive(logits[QUERY_FRAMES:].argmax(-1))
+        ids = torch.unique_consecutive(logits[N_QUERY_FRAMES:].argmax(-1))
         text = tokenizer.decode([int(i) for i in ids if i != BLANK and int(i) not in special])
         if clip.plain:
             found, wanted = normalised(text, clip.language), normalised(clip.plain, clip.language)

@@ -17,7 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend, frame_count
-from sensevoice.network import QUERY_FRAMES, NetworkShape, SenseVoiceNetwork, positions
+from sensevoice.network import NetworkShape, SenseVoiceNetwork, positions
+from sensevoice.scores import N_QUERY_FRAMES
 from training.batches import IGNORED, Batch, Mixer, Plan
 
 PHONEMES = 178
@@ -65,7 +66,7 @@ class TrainingNetwork(nn.Module):
         blocks = [*encoder.encoders0, *encoder.encoders]
         for block in blocks[: self.middle]:
             x = block(x, valid)
-        phonemes = self.phoneme_head(self.phoneme_norm(x[:, QUERY_FRAMES:]))
+        phonemes = self.phoneme_head(self.phoneme_norm(x[:, N_QUERY_FRAMES:]))
         for block in blocks[self.middle :]:
             x = block(x, valid)
         x = encoder.after_norm(x)
@@ -102,13 +103,13 @@ def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) 
     device = features.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
         logits, phonemes = model(features, batch.queries, frames)
-    speech = logits[:, QUERY_FRAMES:].float().log_softmax(-1).transpose(0, 1)
+    speech = logits[:, N_QUERY_FRAMES:].float().log_softmax(-1).transpose(0, 1)
     target_lengths = batch.target_lengths
     ctc = F.ctc_loss(
         speech, batch.targets, frames, target_lengths, BLANK, reduction="none", zero_infinity=True
     )
     tags = F.cross_entropy(
-        logits[:, :QUERY_FRAMES].float().flatten(0, 1), batch.tags.flatten(), reduction="none"
+        logits[:, :N_QUERY_FRAMES].float().flatten(0, 1), batch.tags.flatten(), reduction="none"
     )
     read = F.cross_entropy(
         phonemes.float()[:, :, None].expand(-1, -1, batch.phonemes.shape[2], -1).flatten(0, 2),
@@ -117,7 +118,7 @@ def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) 
     )
     return {
         "ctc": ctc.sum() / target_lengths.sum().clamp_min(1),
-        "tags": tags.view(-1, QUERY_FRAMES).mean(0),
+        "tags": tags.view(-1, N_QUERY_FRAMES).mean(0),
         "phonemes": read,
     }
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -20,10 +18,15 @@ from sensevoice.apps.api.access import Access
 from sensevoice.apps.api.docs import add_docs
 from sensevoice.apps.api.errors import add_error_handlers
 from sensevoice.apps.api.health import device_of
+from sensevoice.apps.api.health import router as health
+from sensevoice.apps.api.jobs import router as jobs
 from sensevoice.apps.api.logs import HEADER, RequestLog
 from sensevoice.apps.api.metrics import MeasuredEngine, Metrics
+from sensevoice.apps.api.openai import router as openai
 from sensevoice.apps.api.probe import Probe
 from sensevoice.apps.api.service import Service
+from sensevoice.apps.api.stream import router as stream
+from sensevoice.apps.api.transcribe import router as transcribe
 from sensevoice.apps.api.uploads import Uploads, remove_stale
 from sensevoice.apps.api.work import WorkQueue
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # A module with a `router` for each; one that has things to start and stop gives its router a `lifespan`.
-RESOURCES = ("transcribe", "openai", "jobs", "stream", "health")
+ROUTERS = (transcribe, openai, jobs, stream, health)
 CPU_WORKERS, GPU_WORKERS = 2, 16
 
 
@@ -55,9 +58,8 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
     )
     add_error_handlers(app)
     _add_middleware(app, settings, metrics)
-    for name in RESOURCES:
-        if find_spec(f"sensevoice.apps.api.{name}") is not None:
-            app.include_router(import_module(f"sensevoice.apps.api.{name}").router)
+    for router in ROUTERS:
+        app.include_router(router)
     add_docs(app)
     return app
 

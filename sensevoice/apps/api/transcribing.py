@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from sensevoice.apps.api.service import Service
 from sensevoice.apps.api.work import Ticket
+from sensevoice.audio import WatchedFile
 from sensevoice.errors import DecodeTimeoutError
 from sensevoice.options import TranscribeOptions
 
@@ -31,7 +32,7 @@ def transcription(
     def work(ticket: Ticket[Transcript]) -> Transcript:
         watch = _Watch(service, ticket, on_progress)
         with path.open("rb") as file:
-            source: Any = _WatchedFile(file, watch)
+            source: Any = WatchedFile(file, watch.check)
             transcript = service.transcriber.transcribe(source, options, watch.see)
         watch.finish(transcript)
         return transcript
@@ -75,16 +76,3 @@ class _Watch:
             now = time.perf_counter()
             self._service.metrics.stages.labels(self._stage).observe(now - self._since)
             self._stage, self._since = stage, now
-
-
-class _WatchedFile:
-    """A file that the watch may close to the decoder; nameless, since its name means nothing to anyone."""
-
-    def __init__(self, file: BinaryIO, watch: _Watch) -> None:
-        self._file, self._watch = file, watch
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        """Read on, unless the work is to end."""
-        self._watch.check()
-        return self._file.read(size)
