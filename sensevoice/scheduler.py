@@ -13,10 +13,11 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock, Thread
+from time import perf_counter
 
 import torch
 
@@ -75,6 +76,8 @@ class BatchingEngine:
         self._calls: deque[_Call] = deque()  # guarded by the lock, as are the workers
         self._working: set[int] = set()
         self._lock = Lock()
+        # each is told how many utterances every batch held, and how many seconds it took
+        self.observers: list[Callable[[int, float], None]] = []
 
     @property
     def waiting(self) -> int:
@@ -106,6 +109,7 @@ class BatchingEngine:
     def _serve(self, index: int) -> None:
         engine = self._engines[index]
         while work := self._take(index):
+            start = perf_counter()
             try:
                 scores = engine.recognise(
                     [call.utterances[i] for call, i in work], [call.queries[i] for call, i in work]
@@ -113,6 +117,8 @@ class BatchingEngine:
             except BaseException as error:  # whatever it is, the callers must not wait for ever
                 self._retry_alone(engine, work, error)
             else:
+                for observe in self.observers:
+                    observe(len(work), perf_counter() - start)
                 self._deliver(work, scores)
 
     def _take(self, index: int) -> _Work:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from fakes import SEGMENTS, FakeTranscriber
@@ -28,7 +29,9 @@ from sensevoice.apps.api.logs import JsonFormatter, request_id
 from sensevoice.apps.api.metrics import Metrics
 from sensevoice.apps.api.uploads import STALE_S, Spool, remove_stale
 from sensevoice.apps.api.work import WorkQueue
+from sensevoice.engine import TorchEngine
 from sensevoice.errors import QueueFullError, RateLimitError, ShuttingDownError
+from sensevoice.scheduler import BatchingEngine
 
 WAV = wav_bytes()
 
@@ -507,6 +510,27 @@ def test_metrics_count_requests_sound_stages_and_errors(tmp_path: Path) -> None:
         'sensevoice_stage_seconds_count{stage="recognise"} 1.0',
         'sensevoice_stage_seconds_count{stage="queue"} 2.0',
         "sensevoice_queue_depth 0.0",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_metrics_tell_the_sizes_of_batches_and_the_memory_of_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_engine: TorchEngine
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda gpu: 1000 + gpu)
+    transcriber = FakeTranscriber()
+    transcriber.engine = BatchingEngine([small_engine])  # type: ignore[attr-defined]
+    client = client_of(transcriber, tmp_path)
+    transcriber.engine.recognise([np.zeros(16_000, np.float32)] * 3)  # type: ignore[attr-defined]
+    text = client.get("/metrics").text
+    for line in (
+        "sensevoice_batch_size_count 1.0",
+        "sensevoice_batch_size_sum 3.0",
+        'sensevoice_stage_seconds_count{stage="network"} 1.0',
+        'sensevoice_gpu_memory_bytes{gpu="0"} 1000.0',
+        'sensevoice_gpu_memory_bytes{gpu="1"} 1001.0',
     ):
         assert line in text.splitlines(), line
 

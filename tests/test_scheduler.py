@@ -91,6 +91,22 @@ def test_an_utterance_longer_than_a_batch_is_a_batch_of_its_own():
     assert inner.batches == [[1.0], [2.0], [3.0]]
 
 
+def test_observers_are_told_of_what_was_computed_at_once_not_of_what_was_asked_at_once():
+    inner = RecordingEngine(held=True)
+    engine = batching(inner)
+    sizes: list[int] = []
+    engine.observers.append(lambda size, took_s: sizes.append(size) if took_s > 0 else None)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(engine.recognise, [utterance(1)])]
+        assert inner.started.wait(10)
+        calls += [pool.submit(engine.recognise, [utterance(i)] * 2) for i in (2, 3)]
+        while engine.waiting < 4:
+            pass
+        inner.released.set()
+        assert [numbers(call.result(10)) for call in calls] == [[1], [2, 2], [3, 3]]
+    assert sizes == [1, 4]
+
+
 def test_calls_that_arrive_meanwhile_are_batched_together_and_take_turns():
     inner = RecordingEngine(held=True)
     engine = batching(inner, batch_s=4)

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -21,7 +20,7 @@ from sensevoice.apps.api.health import device_of
 from sensevoice.apps.api.health import router as health
 from sensevoice.apps.api.jobs import router as jobs
 from sensevoice.apps.api.logs import HEADER, RequestLog
-from sensevoice.apps.api.metrics import MeasuredEngine, Metrics
+from sensevoice.apps.api.metrics import Metrics
 from sensevoice.apps.api.openai import router as openai
 from sensevoice.apps.api.probe import Probe
 from sensevoice.apps.api.service import Service
@@ -29,6 +28,7 @@ from sensevoice.apps.api.stream import router as stream
 from sensevoice.apps.api.transcribe import router as transcribe
 from sensevoice.apps.api.uploads import Uploads, remove_stale
 from sensevoice.apps.api.work import WorkQueue
+from sensevoice.scheduler import BatchingEngine
 
 if TYPE_CHECKING:
     from sensevoice.pipeline import Transcriber
@@ -51,7 +51,7 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
         title="SenseVoice Studio", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
     metrics = Metrics()
-    transcriber = _measured(transcriber, metrics)
+    _watch_batches(transcriber, metrics)
     work = WorkQueue(settings.workers or _default_workers(transcriber), settings.queue_length, metrics)
     app.state.service = Service(
         transcriber, settings, work, metrics, Probe(transcriber), started_at=int(time.time())
@@ -69,11 +69,11 @@ def _default_workers(transcriber: Transcriber) -> int:
     return CPU_WORKERS if device_of(transcriber) == "cpu" else GPU_WORKERS
 
 
-def _measured(transcriber: Transcriber, metrics: Metrics) -> Transcriber:
-    """The transcriber with an engine whose batches are counted; a test's own may have none."""
-    if not hasattr(transcriber, "engine"):
-        return transcriber
-    return replace(transcriber, engine=MeasuredEngine(transcriber.engine, metrics))
+def _watch_batches(transcriber: Transcriber, metrics: Metrics) -> None:
+    """Count the batches of an engine that makes any; a test's transcriber may have no engine."""
+    engine = getattr(transcriber, "engine", None)
+    if isinstance(engine, BatchingEngine):
+        engine.observers.append(metrics.see_batch)
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from time import perf_counter
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-from sensevoice.engine import ANY_LANGUAGE, Engine
-from sensevoice.scores import FrameScores, Query
 
 STAGE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -34,16 +29,21 @@ class Metrics:
         )
         self.batch_size = Histogram(
             "sensevoice_batch_size",
-            "Utterances that the engine was given at once",
+            "Utterances, of all callers together, that the network was given at once",
             buckets=BATCH_BUCKETS,
             registry=self.registry,
         )
         self.worker_restarts = self._counter("worker_restarts", "Worker threads that ended unexpectedly")
-        self._watch_gpu()
+        self._watch_gpus()
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """A gauge that is read when Prometheus asks."""
         Gauge(f"sensevoice_{name}", description, registry=self.registry).set_function(value)
+
+    def see_batch(self, utterances: int, took_s: float) -> None:
+        """To be told of every batch: see `BatchingEngine.observers`."""
+        self.batch_size.observe(utterances)
+        self.stages.labels("network").observe(took_s)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -52,29 +52,9 @@ class Metrics:
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"sensevoice_{name}", description, labels, registry=self.registry)
 
-    def _watch_gpu(self) -> None:
+    def _watch_gpus(self) -> None:
+        gauge = Gauge(
+            "sensevoice_gpu_memory_bytes", "Memory that PyTorch holds", ["gpu"], registry=self.registry
+        )
         for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-            self.watch(
-                f"gpu{index}_memory_bytes",
-                f"Memory that PyTorch holds on GPU {index}",
-                lambda index=index: float(torch.cuda.memory_reserved(index)),  # type: ignore[misc]
-            )
-
-
-class MeasuredEngine:
-    """An engine whose batches are counted and timed."""
-
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self._engine, self._metrics = engine, metrics
-        self.vocabulary, self.tags = engine.vocabulary, engine.tags
-        self.info, self.device = engine.info, engine.device
-
-    def recognise(
-        self, utterances: Sequence[npt.NDArray[np.float32]], query: Query | Sequence[Query] = ANY_LANGUAGE
-    ) -> list[FrameScores]:
-        """As the engine does."""
-        start = perf_counter()
-        scores = self._engine.recognise(utterances, query)
-        self._metrics.stages.labels("network").observe(perf_counter() - start)
-        self._metrics.batch_size.observe(len(utterances))
-        return scores
+            gauge.labels(str(index)).set_function(partial(torch.cuda.memory_reserved, index))
