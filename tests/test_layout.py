@@ -36,6 +36,7 @@ ORDER = (
     *("timeline", "subtitles", "exporters"),
     *("pipeline", "streaming"),
     *("jobs", "job_worker", "webhooks"),
+    *("finetune", "finetune.masking", "finetune.losses"),
     "settings",
 )
 APPS = ("ui", "api", "cli")

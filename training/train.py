@@ -17,12 +17,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend, frame_count
+from sensevoice.finetune.losses import tag_losses, text_loss
+from sensevoice.finetune.masking import mask_features
 from sensevoice.network import NetworkShape, SenseVoiceNetwork, positions
 from sensevoice.scores import N_QUERY_FRAMES
 from training.batches import IGNORED, Batch, Mixer, Plan
 
 PHONEMES = 178
-BLANK = 0
 
 
 @dataclass(frozen=True)
@@ -75,27 +76,6 @@ class TrainingNetwork(nn.Module):
         return self.network.ctc(encoder.tp_norm(x)), phonemes
 
 
-def mask_features(features: Tensor, frames: Tensor, strength: float) -> Tensor:
-    """SpecAugment on stacked frames: two stretches of time, two bands of mels (https://arxiv.org/abs/1904.08779)."""
-    batch, width, _ = features.shape
-    device = features.device
-    keep = torch.ones(batch, width, 1, device=device)
-    steps = torch.arange(width, device=device)[None]
-    for _ in range(2):
-        longest = (frames * 0.08).clamp(max=10) * strength
-        size = torch.rand(batch, device=device) * longest
-        first = torch.rand(batch, device=device) * (frames - size)
-        hidden = (steps >= first[:, None]) & (steps < (first + size)[:, None])
-        keep = keep * (~hidden)[..., None]
-    mels = torch.arange(80, device=device)[None]
-    bands = torch.ones(batch, 80, device=device)
-    for _ in range(2):
-        size = torch.rand(batch, 1, device=device) * 16 * strength
-        first = torch.rand(batch, 1, device=device) * (80 - size)
-        bands = bands * ~((mels >= first) & (mels < first + size))
-    return features * keep * bands.repeat(1, features.shape[2] // 80)[:, None]
-
-
 def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) -> dict[str, Tensor]:
     """Mean CTC loss per token, tag and phoneme cross-entropies."""
     features, frames = model.features(batch.samples, batch.lengths)
@@ -103,22 +83,14 @@ def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) 
     device = features.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
         logits, phonemes = model(features, batch.queries, frames)
-    speech = logits[:, N_QUERY_FRAMES:].float().log_softmax(-1).transpose(0, 1)
-    target_lengths = batch.target_lengths
-    ctc = F.ctc_loss(
-        speech, batch.targets, frames, target_lengths, BLANK, reduction="none", zero_infinity=True
-    )
-    tags = F.cross_entropy(
-        logits[:, :N_QUERY_FRAMES].float().flatten(0, 1), batch.tags.flatten(), reduction="none"
-    )
     read = F.cross_entropy(
         phonemes.float()[:, :, None].expand(-1, -1, batch.phonemes.shape[2], -1).flatten(0, 2),
         batch.phonemes[:, : phonemes.shape[1]].flatten(),
         ignore_index=IGNORED,
     )
     return {
-        "ctc": ctc.sum() / target_lengths.sum().clamp_min(1),
-        "tags": tags.view(-1, N_QUERY_FRAMES).mean(0),
+        "ctc": text_loss(logits, frames, batch.targets, batch.target_lengths),
+        "tags": tag_losses(logits, batch.tags),
         "phonemes": read,
     }
 
