@@ -34,13 +34,17 @@ SenseVoiceError
      ├─ RateLimitError                   too many requests with one key
      ├─ UploadTooLargeError
      ├─ UploadTimeoutError (TimeoutError)    the client sends too slowly
+     ├─ HeadTimeoutError (TimeoutError)      the client does not even say what it wants
      ├─ StorageFullError                 the spool folder's disk is full
      ├─ QueueFullError                   too many requests wait already
      ├─ ShuttingDownError
      ├─ DecodeTimeoutError (TimeoutError)
      ├─ RequestTimeoutError (TimeoutError)
      ├─ MemoryFullError (MemoryError)    of the GPU or of the machine
-     └─ WorkerDiedError                  the thread that did the work ended, twice
+     ├─ WorkerDiedError                  the thread that did the work ended, twice
+     ├─ TooManyStreamsError              as many live streams as allowed are open
+     ├─ StreamIdleError (TimeoutError)   a live stream's client has fallen silent, or takes nothing
+     └─ MessageTooLargeError             of a live stream
 
 Each builds its own English sentence from the facts, and keeps the facts in `facts`, so that the
 page can say the same in the reader's language (`strings.py`, key `error.<ClassName>`).
@@ -305,6 +309,14 @@ class UploadTimeoutError(ServiceError, TimeoutError):
     def __init__(self, limit_s: float) -> None:
         super().__init__(
             f"The upload came too slowly: the limit is {limit_s:g} s. Check the connection, and try again.",
+            limit_s=limit_s,
+        )
+
+
+class HeadTimeoutError(ServiceError, TimeoutError):
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The head of the request did not come within {limit_s:g} s. Check the connection, and try again.",
             limit_s=limit_s,
         )
 

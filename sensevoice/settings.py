@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     max_upload_mb: float = Field(
         2_048.0, gt=0, description="Largest upload that is accepted, in MiB (2**20 bytes)."
     )
+    head_timeout_s: float = Field(
+        10.0, gt=0, description="Longest time that the head of one request may take, in seconds."
+    )
     upload_timeout_s: float = Field(
         900.0, gt=0, description="Longest time that one upload may take, in seconds."
     )

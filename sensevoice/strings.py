@@ -306,6 +306,10 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "上传太慢，超过了 {limit_s}的时限。请检查网络后重试。",
         "en": "The upload came too slowly: the limit is {limit_s}. Check the connection, and try again.",
     },
+    "error.HeadTimeoutError": {
+        "zh": "未能在 {limit_s}内收到完整的请求头。请检查网络后重试。",
+        "en": "The head of the request did not come within {limit_s}. Check the connection, and try again.",
+    },
     "error.StorageFullError": {
         "zh": "服务器没有空间保存上传的文件。请稍后重试，或通知管理员。",
         "en": "The service has no room left to store the upload. Try again later, or tell whoever runs it.",

@@ -171,6 +171,15 @@ def test_what_finds_the_queue_full_is_told_when_to_come_back(tmp_path: Path) -> 
     assert left_in_spool(tmp_path) == []
 
 
+def test_health_needs_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def in_no_thread(*_: object, **__: object) -> None:
+        raise AssertionError("waits for a thread, which may not get its turn while transcriptions run")
+
+    client = client_of(FakeTranscriber(), tmp_path)
+    monkeypatch.setattr("anyio.to_thread.run_sync", in_no_thread)
+    assert client.get("/health").status_code == 200
+
+
 def test_health_answers_while_64_transcriptions_run(tmp_path: Path) -> None:
     transcriber = BusyTranscriber()
 
@@ -256,8 +265,7 @@ def multipart(content: bytes, **fields: str) -> bytes:
 
 def send(url: str, path: str, body: bytes, declared: int | None = None) -> socket.socket:
     """Send a request and leave its reply unread."""
-    address = urlsplit(url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S)
+    connection = connected(url)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     connection.sendall(f"{head}Content-Length: {declared or len(body)}\r\n\r\n".encode() + body)
     return connection
@@ -304,6 +312,52 @@ def test_an_upload_that_comes_byte_by_byte_is_cut_off(tmp_path: Path, limits: di
         assert reply.startswith(b"HTTP/1.1 408")
         assert b"UploadTimeoutError" in reply
         eventually(lambda: left_in_spool(tmp_path) == [])
+
+
+def test_a_head_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
+    with running(FakeTranscriber(), settings_in(tmp_path, head_timeout_s=0.3)) as url:
+        with connected(url) as slow:
+            reply = dripped(slow, b"GET /health HTTP/1.1\r\nX-Slow: ")
+            assert reply.startswith(b"HTTP/1.1 408")
+            assert b"HeadTimeoutError" in reply
+        with connected(url) as mute:
+            assert mute.recv(1) == b""  # closed, and nothing said
+        with connected(url) as second_slow:
+            second_slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            with second_slow.makefile("rb") as reply_file:
+                assert reply_file.readline() == b"HTTP/1.1 200 OK\r\n"
+                while not reply_file.read(1) == b"}":
+                    pass
+            assert dripped(second_slow, b"GET /health HTTP/1.1\r\nX-Slow: ").startswith(b"HTTP/1.1 408")
+
+
+def test_a_reply_may_take_longer_than_a_head(tmp_path: Path) -> None:
+    transcriber = BusyTranscriber()
+    with running(transcriber, settings_in(tmp_path, head_timeout_s=0.2)) as url:
+        connection = send(url, "/transcribe", multipart(WAV))
+        eventually(lambda: transcriber.working == 1)
+        time.sleep(0.5)
+        transcriber.release.set()
+        assert connection.recv(64).startswith(b"HTTP/1.1 200")
+        connection.close()
+
+
+def connected(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S)
+
+
+def dripped(connection: socket.socket, head: bytes) -> bytes:
+    """What comes back while `head` is followed by a byte now and then; b"" if nothing ever does."""
+    connection.sendall(head)
+    connection.settimeout(0.05)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            return connection.recv(4096)
+        except TimeoutError:
+            connection.sendall(b"x")
+    return b""
 
 
 # Faults ------------------------------------------------------------------------------------------

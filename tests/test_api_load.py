@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import io
+import json
 import shutil
 import signal
 import socket
@@ -202,6 +203,23 @@ def test_what_does_not_end_within_the_grace_time_is_given_up(
     assert server.wait(PATIENCE_S) == 0
     assert time.monotonic() - start < 15
     client.join()
+
+
+@pytest.mark.parametrize("process", [1], indirect=True)
+def test_a_stream_of_events_that_outlasts_the_grace_time_ends_with_the_reason(
+    process: tuple[subprocess.Popen[str], int],
+) -> None:
+    server, port = process
+    path, wish = "/v1/audio/transcriptions", {"model": "any", "stream": "true"}
+    files = {"file": ("clip.wav", wav_bytes())}
+    with httpx.stream(
+        "POST", f"http://127.0.0.1:{port}{path}", files=files, data=wish, timeout=PATIENCE_S
+    ) as reply:
+        lines = (line.removeprefix("data: ") for line in reply.iter_lines() if line)
+        assert json.loads(next(lines))["type"] == "transcript.text.delta"
+        server.send_signal(signal.SIGTERM)
+        assert [json.loads(line)["error"]["code"] for line in lines] == ["ShuttingDownError"]
+    assert server.wait(PATIENCE_S) == 0
 
 
 def _ask(port: int) -> int:

@@ -30,6 +30,7 @@ def test_the_environment_overrides_each_default(monkeypatch: pytest.MonkeyPatch)
         **{"model": "/models/mine", "hub": "huggingface", "device": "cuda:1", "precision": "bf16", "offline": True},
         **{"host": "127.0.0.1", "port": 8000, "lang": "en", "language": "yue"},
         **{"max_duration_s": 60.0, "max_upload_mb": 5.0, "upload_timeout_s": 20.0, "upload_idle_s": 2.0},
+        **{"head_timeout_s": 3.0},
         **{"decode_timeout_s": 9.0, "request_timeout_s": 99.0, "rate_per_minute": 6},
         **{"workers": 3, "queue_length": 7, "spool_dir": Path("/spool"), "grace_s": 5.0},
         **{"log_level": "debug", "log_format": "text", "ui": False, "log_transcripts": True},

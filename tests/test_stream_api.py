@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from sensevoice.apps.api import create_app
 from sensevoice.apps.api.inbox import Inbox
+from sensevoice.apps.api.serving import make_config
 from sensevoice.apps.api.stream import BACKLOG_BYTES, Streams
 from sensevoice.audio import decode, decode_blocks
 from sensevoice.engine import TorchEngine
@@ -57,9 +58,9 @@ class Server:
     """uvicorn in a thread, on any free port."""
 
     def __init__(self, transcriber: Transcriber, spool: Path, **settings: Any) -> None:
-        self.app = create_app(transcriber, Settings(spool_dir=spool, **settings))
-        config = uvicorn.Config(self.app, host="127.0.0.1", port=0, log_config=None)
-        self._server = uvicorn.Server(config)
+        chosen = Settings(spool_dir=spool, host="127.0.0.1", port=0, **settings)
+        self.app = create_app(transcriber, chosen)
+        self._server = uvicorn.Server(make_config(self.app, chosen))
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> Server:
@@ -71,8 +72,12 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self.end()
         self._thread.join(20)
+
+    def end(self) -> None:
+        """As SIGTERM does."""
+        self._server.should_exit = True
 
     @property
     def streams(self) -> Streams:
@@ -373,6 +378,42 @@ def test_a_silent_client_is_let_go_with_all_that_it_said(serve: Callable[..., Se
     replies = asyncio.run(fall_silent())
     assert [reply["type"] for reply in replies] == ["final", "error"]
     assert fault(replies)[0] == "StreamIdleError"
+
+
+def test_when_the_service_ends_a_stream_gets_the_finals_of_all_that_it_sent(
+    serve: Callable[..., Server], transcriber: Transcriber
+) -> None:
+    server = serve()
+
+    async def talk_on() -> tuple[list[Reply], int | None]:
+        async with connect(server.url + "?drafts=false") as client:
+            await client.send(pcm(RECORDING))
+            await until(lambda: hasattr(server.app.state, "streams") and server.streams.open == 1)
+            server.end()
+            return await replies_of(client), client.close_code
+
+    replies, code = asyncio.run(talk_on())
+    assert rounded(finals(replies)) == rounded(offline(transcriber, as_heard(RECORDING)))
+    assert (fault(replies)[0], code) == ("ShuttingDownError", 1012)
+
+
+def test_a_stream_that_has_been_stopped_is_done_although_the_service_ends(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve()
+
+    async def stop() -> tuple[list[Reply], int | None]:
+        async with connect(server.url) as client:
+            await until(lambda: hasattr(server.app.state, "streams"))
+            with server.streams.turn, server.streams.turn:  # its last words have to wait for both
+                await client.send(pcm(speech_like(2)))
+                await client.send('{"type": "stop"}')
+                server.end()
+                await asyncio.sleep(0.3)
+            return await replies_of(client), client.close_code
+
+    replies, code = asyncio.run(stop())
+    assert (replies[-1]["type"], code) == ("done", 1000)
 
 
 def test_no_more_streams_than_allowed_are_open_and_a_place_is_free_again_at_once(

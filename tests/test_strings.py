@@ -54,6 +54,7 @@ EXAMPLES = [
     errors.RateLimitError(60, 3),
     errors.UploadTooLargeError(5),
     errors.UploadTimeoutError(30),
+    errors.HeadTimeoutError(10),
     errors.StorageFullError(),
     errors.QueueFullError(256, 9),
     errors.ShuttingDownError(),

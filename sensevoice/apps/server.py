@@ -103,6 +103,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
 
     config = make_config(app, settings)
     listener = config.bind_socket()
+    listener.listen(config.backlog)  # whoever reads the address may connect at once
     lang = settings.lang if settings.lang in LANGS else DEFAULT_LANG
     print(text("server.open", lang, url=page_url(settings.host, listener.getsockname()[1])), flush=True)
     with suppress(KeyboardInterrupt):  # uvicorn passes it on after it has shut down

@@ -65,6 +65,7 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UploadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UploadTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
+    errors.HeadTimeoutError: HTTPStatus.REQUEST_TIMEOUT,
     errors.StorageFullError: HTTPStatus.INSUFFICIENT_STORAGE,
     errors.QueueFullError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,

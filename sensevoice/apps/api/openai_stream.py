@@ -19,7 +19,7 @@ from sensevoice.apps.api.openai_shapes import log_probs
 from sensevoice.apps.api.service import Service
 from sensevoice.apps.api.transcribing import transcription
 from sensevoice.apps.api.work import Ticket
-from sensevoice.errors import RequestTimeoutError
+from sensevoice.errors import RequestTimeoutError, ShuttingDownError
 from sensevoice.options import TranscribeOptions
 from sensevoice.transcript import Segment, Transcript
 from sensevoice.typography import join_texts
@@ -95,6 +95,8 @@ class _Events:
         except Exception as error:
             log.warning("a stream ended early", exc_info=error)
             yield error_event(error)
+        except asyncio.CancelledError:  # the grace time is over, or the client has gone; this ends either way
+            yield error_event(ShuttingDownError())
         finally:
             self.service.work.abandon(self.ticket)
 

@@ -29,9 +29,14 @@ class Service:
     started_at: int  # seconds since 1970
 
 
+async def _current_service(connection: HTTPConnection) -> Service:
+    # a function that is not `async` would be called in a thread, and `/health` would wait for a free one
+    return service_of(connection)
+
+
 def service_of(connection: HTTPConnection) -> Service:
     """The service that a request or WebSocket reached."""
     return cast("Service", connection.app.state.service)
 
 
-CurrentService = Annotated[Service, Depends(service_of)]
+CurrentService = Annotated[Service, Depends(_current_service)]

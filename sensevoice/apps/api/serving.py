@@ -1,20 +1,91 @@
-"""uvicorn as the service wants it: no log of its own, and an orderly end on SIGTERM."""
+"""uvicorn as the service wants it: no log of its own, no patience with slow heads, an orderly end on SIGTERM."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from sensevoice.apps.api.errors import error_body, status_of
+from sensevoice.errors import HeadTimeoutError
 
 if TYPE_CHECKING:
     from sensevoice.settings import Settings
 
 BYTES_PER_KB = 1024
+ENDING = "sensevoice.ending"  # key of a WebSocket's message that comes from the server: it is about to end
+
+
+class TimedConnection(H11Protocol):
+    """A connection that is closed unless the head of each request is there in time.
+
+    uvicorn itself only limits the silence between two requests: a client that sends a byte now and then would
+    hold its connection for ever. The time of a request's body is limited by `uploads.Uploads`.
+    """
+
+    def __init__(self, *arguments: Any, head_timeout_s: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_timeout_s = head_timeout_s
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The time begins to run, although nothing has been sent."""
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        """It runs until the head is complete, and again with the first byte of the next one."""
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is waited for any more."""
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._stop_watching()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._head_timeout_s, self._give_up)
+
+    def _stop_watching(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        """Say why, if anything was sent; a browser connects in advance, and needs no answer to nothing."""
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+            error = HeadTimeoutError(self._head_timeout_s)
+            body = json.dumps(error_body("", status_of(error), type(error).__name__, str(error))).encode()
+            headers = [("content-type", "application/json"), ("connection", "close")]
+            reply = h11.Response(status_code=status_of(error), headers=headers)
+            for event in (reply, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+class EndingWebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket whose application is told of the server's end and may finish; uvicorn's own cuts it off."""
+
+    def shutdown(self) -> None:
+        """SIGTERM has come; after the grace time the application's task is cancelled."""
+        if self.handshake_complete and not self.close_sent:
+            self.queue.put_nowait(cast("Any", {"type": "websocket.receive", ENDING: True}))
+        else:
+            super().shutdown()
 
 
 def make_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -26,6 +97,8 @@ def make_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         log_config=None,  # ours stays; and the requests are in our own log
         access_log=False,
         server_header=False,
+        http=cast("Any", partial(TimedConnection, head_timeout_s=settings.head_timeout_s)),
+        ws=EndingWebSocket,
         # what is a little too large is told so in JSON, instead of being cut off
         ws_max_size=2 * BYTES_PER_KB * settings.stream_max_message_kb,
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),

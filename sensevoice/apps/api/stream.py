@@ -7,7 +7,8 @@
     {"type": "draft", "text": "今天天", ...}       the open segment so far; the next of these replaces it
     {"type": "final", "segment": {...}}          as `/transcribe` gives it
     {"type": "done", "duration_s": 8.4, ...}     the last message, before the connection closes
-    {"type": "error", "error": {...}}            or this, after the finals of all that could be used
+    {"type": "error", "error": {...}}            or this, after the finals of all that could be used; when the
+                                                 service is about to end, too (closed with 1012 then)
 
 Each stream has a thread of its own, which reads from a bounded inbox. As many of them as there are workers
 recognise at a time.
@@ -33,6 +34,7 @@ from sensevoice.apps.api.access import KEY_PROTOCOL
 from sensevoice.apps.api.errors import error_body, expected, status_of
 from sensevoice.apps.api.inbox import Inbox
 from sensevoice.apps.api.service import Service, service_of
+from sensevoice.apps.api.serving import ENDING
 from sensevoice.apps.api.work import AbandonedError
 from sensevoice.audio import SAMPLE_RATE, decode_blocks, decode_pcm
 from sensevoice.errors import (
@@ -43,6 +45,7 @@ from sensevoice.errors import (
     NotAudioError,
     OptionError,
     SenseVoiceError,
+    ShuttingDownError,
     StreamIdleError,
     TooManyStreamsError,
 )
@@ -69,15 +72,9 @@ BYTES_PER_KB = 1024
 MAGIC = (b"\x1aE\xdf\xa3", b"OggS", b"RIFF", b"RF64", b"fLaC", b"FORM", b"caff")
 MAGIC_BYTES = 8
 
-# RFC 6455, 7.4.1
-NORMAL, UNSUPPORTED_DATA, POLICY_VIOLATION, TOO_LARGE, INTERNAL, TRY_LATER = (
-    1000,
-    1003,
-    1008,
-    1009,
-    1011,
-    1013,
-)
+# RFC 6455, 7.4.1, and https://www.iana.org/assignments/websocket
+NORMAL, UNSUPPORTED_DATA, POLICY_VIOLATION, TOO_LARGE = 1000, 1003, 1008, 1009
+INTERNAL, SERVICE_RESTART, TRY_LATER = 1011, 1012, 1013
 CLOSE_CODES = {413: TOO_LARGE, 415: UNSUPPORTED_DATA, 503: TRY_LATER}
 
 
@@ -174,8 +171,13 @@ async def _refuse(websocket: WebSocket, error: Exception) -> None:
         log.error("a live stream failed", exc_info=error)
     websocket.scope["error_kind"] = kind
     body = error_body(websocket.url.path, status, kind, sentence)
-    code = CLOSE_CODES.get(status, INTERNAL if status >= 500 else POLICY_VIOLATION)
-    await _close(websocket, {"type": "error", **body}, code)
+    await _close(websocket, {"type": "error", **body}, _close_code(error, status))
+
+
+def _close_code(error: Exception, status: int) -> int:
+    if isinstance(error, ShuttingDownError):
+        return SERVICE_RESTART
+    return CLOSE_CODES.get(status, INTERNAL if status >= 500 else POLICY_VIOLATION)
 
 
 async def _close(websocket: WebSocket, message: dict[str, object], code: int) -> None:
@@ -258,6 +260,8 @@ class Session:
         except asyncio.TimeoutError:
             raise StreamIdleError(self._settings.stream_idle_s) from None
         _check_connected(message)
+        if ENDING in message:
+            raise ShuttingDownError
         size = len(message.get("bytes") or message.get("text") or "")
         if size > self._settings.stream_max_message_kb * BYTES_PER_KB:
             raise MessageTooLargeError(self._settings.stream_max_message_kb)
