@@ -29,6 +29,7 @@ SenseVoiceError
  │   ├─ DeviceError                      the device that was asked for does not exist here
  │   ├─ PrecisionError                   the number format cannot be had on the device
  │   └─ SegmentTooLargeError (MemoryError)   one utterance alone does not fit into the device's memory
+ ├─ DatasetError (ValueError)            training data that cannot be used, line by line
  └─ ServiceError (RuntimeError)          the HTTP service cannot take or finish a request
      ├─ UnauthorizedError (PermissionError)
      ├─ RateLimitError                   too many requests with one key
@@ -52,7 +53,7 @@ page can say the same in the reader's language (`strings.py`, key `error.<ClassN
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SenseVoiceError(Exception):
@@ -271,6 +272,18 @@ class SegmentTooLargeError(ModelError, MemoryError):
             "Set a lower max_single_segment_time_ms, or free memory on the device.",
             duration_s=duration_s,
         )
+
+
+class DatasetError(SenseVoiceError, ValueError):
+    """Training data cannot be used; the sentence names the first lines at fault, the fact `problems` them all."""
+
+    SHOWN = 10
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        more = len(problems) - self.SHOWN
+        reasons = "; ".join(problems[: self.SHOWN]) + (f"; and {more} more lines" if more > 0 else "")
+        super().__init__(f"{path} cannot be used as training data: {reasons}.", path=path, reasons=reasons)
+        self.facts["problems"] = tuple(problems)
 
 
 class ServiceError(SenseVoiceError, RuntimeError):

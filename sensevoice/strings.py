@@ -278,6 +278,10 @@ STRINGS: dict[str, dict[str, str]] = {
         "en": "A segment of {duration_s} does not fit into the device's memory. "
         "Set a shorter longest segment, or free memory on the device.",
     },
+    "error.DatasetError": {
+        "zh": "{path} 不能用作训练数据：{reasons}。",
+        "en": "{path} cannot be used as training data: {reasons}.",
+    },
     "error.UnknownModelError": {
         "zh": "没有模型“{name}”：请从 {choices} 中选择。",
         "en": "There is no model “{name}” here: choose one of {choices}.",

@@ -36,7 +36,14 @@ ORDER = (
     *("timeline", "subtitles", "exporters"),
     *("pipeline", "streaming"),
     *("jobs", "job_worker", "webhooks"),
-    *("finetune", "finetune.masking", "finetune.losses"),
+    *(
+        "finetune",
+        "finetune.masking",
+        "finetune.losses",
+        "finetune.dataset",
+        "finetune.batches",
+        "finetune.scoring",
+    ),
     "settings",
 )
 APPS = ("ui", "api", "cli")

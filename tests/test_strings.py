@@ -48,6 +48,7 @@ EXAMPLES = [
     errors.DeviceError("cuda:9", ("cpu",)),
     errors.PrecisionError("int8", "cuda:0", ("auto", "fp16")),
     errors.SegmentTooLargeError(30.0),
+    errors.DatasetError("train.jsonl", ["line 3: target is missing"]),
     errors.UnknownModelError("gpt", ("starter",)),
     errors.OptionConflictError("stream", "response_format=json"),
     errors.UnauthorizedError(),

@@ -8,6 +8,8 @@ from torch import Tensor
 from sensevoice.checkpoint import Vocabulary
 from sensevoice.scores import N_QUERY_FRAMES
 
+NOT_GIVEN = -100
+
 
 def text_loss(logits: Tensor, frames: Tensor, targets: Tensor, target_lengths: Tensor) -> Tensor:
     """Mean CTC loss per token; a text that has no room in its frames counts as 0.
@@ -24,8 +26,8 @@ def text_loss(logits: Tensor, frames: Tensor, targets: Tensor, target_lengths: T
 def tag_losses(logits: Tensor, tags: Tensor) -> Tensor:
     """Mean cross-entropy of language, emotion, event and text normalisation: [4].
 
-    logits: [batch, 4 + frames, vocabulary]; tags: [batch, 4] token ids.
+    logits: [batch, 4 + frames, vocabulary]; tags: [batch, 4] token ids, NOT_GIVEN where there is no truth.
     """
     answers = logits[:, :N_QUERY_FRAMES].float().flatten(0, 1)
-    losses = F.cross_entropy(answers, tags.flatten(), reduction="none")
-    return losses.view(-1, N_QUERY_FRAMES).mean(0)
+    losses = F.cross_entropy(answers, tags.flatten(), reduction="none", ignore_index=NOT_GIVEN)
+    return losses.view(-1, N_QUERY_FRAMES).sum(0) / (tags != NOT_GIVEN).sum(0).clamp_min(1)

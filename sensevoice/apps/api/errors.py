@@ -41,6 +41,8 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     errors.UnknownFormatError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.OptionConflictError: HTTPStatus.BAD_REQUEST,
     errors.UnknownModelError: HTTPStatus.NOT_FOUND,
+    # training data
+    errors.DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     # jobs
     errors.JobError: HTTPStatus.INTERNAL_SERVER_ERROR,
     errors.JobNotFoundError: HTTPStatus.NOT_FOUND,
