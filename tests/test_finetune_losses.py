@@ -82,3 +82,19 @@ def test_short_utterances_lose_a_like_share_and_padding_is_not_what_is_masked() 
     assert frames[:, :25].any()
     assert frames.sum(dim=1).max() <= N_MASKS * (math.ceil(25 * 0.08) + 1)
     assert not frames[:, 26:].any()
+
+
+def test_the_text_loss_and_its_gradient_are_those_of_torch_over_the_whole_vocabulary() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(5, 4 + 20, 50, requires_grad=True)
+    targets = torch.randint(1, 8, (5, 7))  # few labels, so that many come twice
+    target_lengths, frames = torch.tensor([7, 3, 1, 0, 7]), torch.tensor([20, 15, 9, 12, 4])
+    text_loss(logits, frames, targets, target_lengths).backward()
+    ours, logits.grad = logits.grad, None
+    scores = logits[:, 4:].log_softmax(-1).transpose(0, 1)
+    sums = torch.nn.functional.ctc_loss(
+        scores, targets, frames, target_lengths, reduction="none", zero_infinity=True
+    )
+    (sums.sum() / target_lengths.sum()).backward()
+    assert ours is not None and logits.grad is not None
+    torch.testing.assert_close(ours, logits.grad, atol=1e-6, rtol=1e-5)

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from sensevoice.features import Frontend
 from sensevoice.network import NetworkShape
+from sensevoice.spans import SAMPLE_RATE
 from training.augment import SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
+from training.codecs import through_codecs
 from training.espeak import VOICES, speak_all
 from training.evaluate import Clip, evaluate
 from training.events import EVENTS, coloured_noise, event_bank, room_response
@@ -82,30 +84,64 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
 
 
 def make_audio(work: Path, args: argparse.Namespace) -> None:
-    """Speak the held-out lines, then as many training lines as the time allows."""
+    """Speak as many training lines as the time allows; the first part speaks the held-out lines too."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    seed, limit = args.seed, args.limit
-    torch.manual_seed(seed)
+    part, parts = args.part
+    torch.manual_seed(args.seed + part)
     began = time.monotonic()
-    robots = robot_clips(work, seed=seed, limit=limit, share=args.robot_share)
+    robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
     model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
     synthesiser = Synthesiser(model, device())
-    symbols = load_symbols(work / "kokoro" / "vocab.json")
-    voices = dict(np.load(work / "kokoro" / "voices.npz"))
     print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
     (work / "audio").mkdir(exist_ok=True)
-    for name in ("held_out", "train"):
-        lines = read_lines(work / "text" / f"{name}.jsonl.xz")
-        lines = shuffled(lines, ORDER_SEED)[:limit] if name == "train" else lines[:limit]
-        requests, emotions = requests_for(lines, symbols, voices, seed)
-        until = began + args.seconds if name == "train" else float("inf")
-        with torch.inference_mode():
-            speech = synthesise(synthesiser, requests, emotions, until=until, batch_frames=args.batch_frames)
-        speech = speech.to("cpu").with_clips(robots if name == "train" else [])
-        speech.save(work / "audio" / f"{name}.pt")
-        hours = speech.length.sum().item() / 16_000 / 3600
-        print(f"{name}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
+    if part == 0:
+        lines = read_lines(work / "text" / "held_out.jsonl.xz")[: args.limit]
+        speak(work, synthesiser, lines, args, float("inf")).save(work / "audio" / "held_out.pt")
+    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
+    speech = speak(work, synthesiser, lines, args, began + args.seconds, every=(part, parts))
+    speech = encoded(speech, args.codec_share, args.seed + part, args.workers)
+    speech = speech.with_clips(robots)
+    speech.save(work / "audio" / f"train.{part}.pt")
+    hours = speech.length.sum().item() / SAMPLE_RATE / 3600
+    print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
+
+
+@torch.inference_mode()
+def speak(
+    work: Path,
+    synthesiser: Synthesiser,
+    lines: list[Line],
+    args: argparse.Namespace,
+    until: float,
+    every: tuple[int, int] = (0, 1),
+) -> Speech:
+    """The lines, or of every so many the one that is this part's, until the clock says stop."""
+    symbols = load_symbols(work / "kokoro" / "vocab.json")
+    voices = dict(np.load(work / "kokoro" / "voices.npz"))
+    requests, emotions = requests_for(lines, symbols, voices, args.seed)
+    mine = [request for request in requests if request.index % every[1] == every[0]]
+    return synthesise(synthesiser, mine, emotions, until=until, batch_frames=args.batch_frames).to("cpu")
+
+
+def encoded(speech: Speech, share: float, seed: int, workers: int) -> Speech:
+    """The same speech, a share of it heard through lossy codecs."""
+    count = int(share * len(speech.length))
+    if not count:
+        return speech
+    chosen = np.random.default_rng(seed).permutation(len(speech.length))[:count]
+    audio = speech.audio.numpy()
+    spans = [
+        slice(start, start + length)
+        for start, length in zip(speech.start[chosen].tolist(), speech.length[chosen].tolist(), strict=True)
+    ]
+    began = time.monotonic()
+    for span, clip in zip(
+        spans, through_codecs([audio[s] for s in spans], seed=seed, workers=workers), strict=True
+    ):
+        audio[span] = clip
+    print(f"codecs: {count} utterances in {time.monotonic() - began:.0f} s", flush=True)
+    return speech
 
 
 def shuffled(lines: list[Line], seed: int) -> list[Line]:
@@ -188,7 +224,7 @@ def materials(
     """Everything a training stage draws batches from."""
     lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
     tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / "starter.bpe.model"))
-    speech = Speech.load(work / "audio" / "train.pt")
+    speech = Speech.joined([Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))])
     loops = work / "events" / "music.npz"
     catalogue = catalogue_of(speech, lines, tokenizer, per_kind)
     unknown = [name for name, number in catalogue.tag_ids.items() if number == tokenizer.unk_id()]
@@ -232,16 +268,19 @@ def train_recogniser(work: Path, args: argparse.Namespace) -> None:
         vocab_size=tokenizer.vocab_size(),
     )
     model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(mixer.device)
+    if amp:
+        model.compile_blocks()
     print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
     schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps)
     clips = held_out_clips(work, "dev")
     last = time.monotonic()
-    out = work / "model"
+    out = work / args.name
     for step, average in optimise(model, mixer, drawn, schedule, amp=amp):
         if time.monotonic() - last > args.evaluate_every_s:
             average.swap()
             model.eval()
-            scores = evaluate(model.network, frontend, tokenizer, clips[:150])
+            with torch.compiler.set_stance("force_eager"):
+                scores = evaluate(model.network, frontend, tokenizer, clips[:150])
             print(f"dev at {step.number}: {scores.summary()}", flush=True)
             pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
             average.swap()
@@ -249,6 +288,7 @@ def train_recogniser(work: Path, args: argparse.Namespace) -> None:
             last = time.monotonic()
     average.swap()
     pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
+    torch.compiler.set_stance("force_eager")
     for split in ("dev", "test"):
         scores = evaluate(model.network, frontend, tokenizer, held_out_clips(work, split))
         print(f"{split}: {scores.summary()}", flush=True)
@@ -264,7 +304,12 @@ def train_detector(work: Path, args: argparse.Namespace) -> None:
     mixer, drawn, _ = materials(work, args.seed + 1, args.per_kind, args.workers, args.limit, recipe)
     frontend = normalised_frontend(5, 1, mixer, drawn)
     model = train_vad(frontend, mixer, drawn, seconds=args.seconds)
-    pack_vad(work / "model" / "vad", model.encoder, frontend)
+    pack_vad(work / args.name / "vad", model.encoder, frontend)
+
+
+def _part(text: str) -> tuple[int, int]:
+    index, count = text.split("/")
+    return int(index), int(count)
 
 
 def main() -> None:
@@ -274,6 +319,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0, help="time for the stage")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="model", help="the folder of the packed model, in DIR")
+    parser.add_argument(
+        "--part", type=_part, default=(0, 1), metavar="I/N", help="speak a part of the lines, one GPU each"
+    )
+    parser.add_argument("--codec-share", type=float, default=0.05, help="of the speech, lossily encoded")
     parser.add_argument("--limit", type=int, help="only so many lines")
     parser.add_argument("--steps", type=int, help="train so many steps instead of by the clock")
     parser.add_argument("--workers", type=int, default=8)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SAMPLE_RATE = 16_000
+from sensevoice.features import LOWEST_HZ
+from sensevoice.spans import SAMPLE_RATE
 
 
 @dataclass
@@ -44,12 +46,26 @@ def stretched(samples: Tensor, target: int) -> Tensor:
     return torch.fft.irfft(spectrum, n=target) * (target / count)
 
 
+def quick_size(wanted: int, grid: int) -> int:
+    """The next multiple of `grid` whose other factors are 2, 3, 5 and 7: other spectra take far longer."""
+    count = -(-wanted // grid)
+    while not _is_smooth(count):
+        count += 1
+    return grid * count
+
+
+def _is_smooth(number: int) -> bool:
+    for factor in (2, 3, 5, 7):
+        while number % factor == 0:
+            number //= factor
+    return number == 1
+
+
 def filtered(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
     """Room, smooth equaliser and band limits in one multiplication of spectra."""
     batch, count = samples.shape
     device = samples.device
-    size = count + bank.rooms.shape[1]
-    size += -size % 1024
+    size = quick_size(count + bank.rooms.shape[1], 1024)
     spectrum = torch.fft.rfft(samples, n=size)
     bins = spectrum.shape[1]
     rooms = bank.rooms[torch.randint(len(bank.rooms), (batch,), device=device)]
@@ -128,6 +144,35 @@ def _mu_law(samples: Tensor) -> Tensor:
     squeezed = samples.sign() * torch.log1p(255 * samples.abs()) / 5.545177
     coarse = (squeezed * 128).round() / 128
     return coarse.sign() * torch.expm1(coarse.abs() * 5.545177) / 255
+
+
+def warped(mel: Tensor, strength: float) -> Tensor:
+    """Shift each utterance's formants by up to a seventh, as if its vocal tract were shorter or longer.
+
+    mel: [batch, frames, mels]. Vocal tract length perturbation on the mel axis, after
+    https://www.cs.toronto.edu/~ndjaitly/jaitly-icml13.pdf.
+    """
+    batch, _, mels = mel.shape
+    factors = 1 + _uniform(batch, -0.14, 0.14, mel.device) * strength
+    at = _mel_bins(_mel_hz(mels, mel.device)[None] * factors[:, None], mels).clamp(0, mels - 1)
+    low = at.long().clamp_max(mels - 2)
+    part = (at - low)[:, None]
+    below = mel.gather(2, low[:, None].expand_as(mel))
+    above = mel.gather(2, (low + 1)[:, None].expand_as(mel))
+    return torch.lerp(below, above, part)
+
+
+def _mel_hz(mels: int, device: torch.device) -> Tensor:
+    """The centre frequencies of the frontend's filters."""
+    low, high = (1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, SAMPLE_RATE / 2))
+    centres = low + (high - low) * torch.arange(1, mels + 1, device=device) / (mels + 1)
+    return 700 * torch.expm1(centres / 1127)
+
+
+def _mel_bins(hz: Tensor, mels: int) -> Tensor:
+    """The filter, in fractions, that is centred on a frequency."""
+    low, high = (1127 * math.log1p(edge / 700) for edge in (LOWEST_HZ, SAMPLE_RATE / 2))
+    return (1127 * torch.log1p(hz / 700) - low) / (high - low) * (mels + 1) - 1
 
 
 def augment(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:

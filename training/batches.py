@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,23 +18,27 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from sensevoice.network import query_ids
-from training.augment import SoundBank, augment, level, stretched
+from sensevoice.spans import SAMPLE_RATE
+from training.augment import SoundBank, augment, level, quick_size, stretched
 from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_UNIT, Speech
 
 Array = npt.NDArray[Any]
-SAMPLE_RATE = 16_000
 FRAME_SAMPLES = 960  # one output frame is 60 ms
 UNIT_SAMPLES = 400  # one duration unit is 25 ms
 IGNORED = -100
 MAX_PIECES = 5
-SPEEDS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.08, 1.13)
+SLOWEST, FASTEST = 0.86, 1.2
 PROBES_MS = (-20, 0, 20)  # where within a frame the phoneme is read
 LENGTHS_S = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 22.0)
 LENGTH_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
 MAX_UNITS = 256  # phonemes of one utterance, end marks included
 NEVER = 2**40
 UNVOICED_EVENTS = ("BGM", "Breath")  # a voice activity detector is to pass these over
+# what a detector is to call speech: set so that clean development clips are read as the official one reads them
+FAINTEST = 1e-5  # of the loudest frame's energy
+LONGEST_PAUSE_FRAMES, GROWN_FRAMES = 31, 6
 GRID = 9_600  # samples: batch widths are multiples of this, so that spectra have quick sizes
+STRETCHED_GRID = 480
 
 
 @dataclass(frozen=True)
@@ -92,13 +96,36 @@ class Plan:
     length: Array
     utterance: Array  # -1 where there is no piece
     total: Array
-    event_row: list[tuple[int, str, int, int, int, float]]  # row, name, sound, first, count, gain_db
+    events: list[PlacedEvent]
     silent: Array
     queries: Array
     tags: Array
-    targets: Array
+    targets: Array  # [items, tokens], padded with 0
     target_lengths: Array
     stretch: float
+
+    @property
+    def width(self) -> int:
+        """Samples of a row before it is stretched."""
+        longest = int(self.total.max())
+        return longest + -longest % GRID
+
+    @property
+    def stretched_width(self) -> int:
+        """Samples of a row afterwards."""
+        return quick_size(int(self.width / self.stretch), STRETCHED_GRID)
+
+
+@dataclass(frozen=True)
+class PlacedEvent:
+    """A sound event in a row of a batch; times in samples."""
+
+    row: int
+    name: str
+    sound: int
+    first: int
+    count: int
+    gain_db: float
 
 
 class Planner:
@@ -174,21 +201,23 @@ class Planner:
     def _samples(self, low_s: float, high_s: float) -> int:
         return int(self.rng.uniform(low_s, high_s) * SAMPLE_RATE)
 
-    def _place_event(
-        self, row: int, item: Item, at: int
-    ) -> tuple[int, tuple[int, str, int, int, int, float]]:
-        """Alone, under the speech (music), or after it; returns the item's new end and the event."""
+    def _place_event(self, row: int, item: Item, at: int) -> tuple[int, PlacedEvent]:
+        """After the speech, under it (music), or alone; returns the item's new end and the event."""
         assert item.event is not None
         sound = int(self.rng.integers(self.catalogue.events[item.event]))
         if item.pieces and item.event != "BGM":
             count = self._samples(0.8, 2.5)
-            return at + count, (row, item.event, sound, at, count, self.rng.uniform(-5, 5))
+            return at + count, PlacedEvent(row, item.event, sound, at, count, self.rng.uniform(-5, 5))
         gain_db = self.rng.uniform(-9, 2) if item.pieces else self.rng.uniform(-6, 6)
-        return at, (row, item.event, sound, 0, at, gain_db)
+        count = at
+        if not item.pieces and item.event != "BGM" and self.rng.random() < 0.5:
+            count = self._samples(0.4, min(3.0, at / SAMPLE_RATE))  # one cough, and silence around it
+        first = int(self.rng.integers(at - count + 1))
+        return at, PlacedEvent(row, item.event, sound, first, count, gain_db)
 
     def _text(self, items: Sequence[Item]) -> dict[str, Any]:
         known = self.catalogue
-        queries, tags, targets, lengths = [], [], [], []
+        queries, tags, targets = [], [], []
         for item in items:
             use_itn = bool(self.rng.random() < 0.5)
             named = item.lang if item.pieces else self.rng.integers(len(LANGUAGES))
@@ -202,15 +231,21 @@ class Planner:
                 for place, piece in enumerate(item.pieces)
                 for token in (later if place else first)[known.line[piece]]
             ]
-            targets += tokens
-            lengths.append(len(tokens))
+            targets.append(tokens)
         return {
             "queries": np.array(queries),
             "tags": np.array(tags),
-            "targets": np.array(targets, np.int64),
-            "target_lengths": np.array(lengths),
-            "stretch": float(self.rng.choice(SPEEDS)),
+            "targets": _padded(targets),
+            "target_lengths": np.array([len(tokens) for tokens in targets]),
+            "stretch": float(self.rng.uniform(SLOWEST, FASTEST)),
         }
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Array:
+    out = np.zeros((len(rows), max(1, max(len(row) for row in rows))), np.int64)
+    for line, row in zip(out, rows, strict=True):
+        line[: len(row)] = row
+    return out
 
 
 def _work(catalogue: Catalogue, recipe: Recipe, seed: int, out: Any) -> None:
@@ -244,19 +279,41 @@ class Batch:
     """What a training step needs."""
 
     samples: Tensor  # [batch, samples]
-    lengths: Tensor  # [batch] samples
+    lengths: Tensor  # [batch] samples, on the host
     queries: Tensor  # [batch, 4]
     tags: Tensor  # [batch, 4] token ids: language, emotion, event, normalisation
-    targets: Tensor  # all text tokens, one after another
-    target_lengths: Tensor  # [batch]
+    targets: Tensor  # [batch, tokens]
+    target_lengths: Tensor  # [batch], on the host
     phonemes: Tensor  # [batch, frames, probes], IGNORED where unknown
+
+
+def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
+    """Stretches of [samples] int16 audio, laid out in time: [items, width] float32.
+
+    source, begin, length: [items, pieces], where a stretch comes from, where it goes, and how long it is.
+    """
+    columns = torch.arange(width, device=audio.device)[None]
+    out = torch.zeros(len(begin), width, device=audio.device)
+    for piece in range(begin.shape[1]):
+        within = columns - begin[:, piece : piece + 1]
+        last = length[:, piece : piece + 1]
+        taken = audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum((last - 1).clamp_min(0))]
+        out += torch.where((within >= 0) & (within < last), taken.float() / 32_768, 0.0)
+    return out
+
+
+def _widest(rows: Tensor, reach: int) -> Tensor:
+    """The maximum over `reach` frames to either side, [items, 1, frames]."""
+    return F.max_pool1d(rows, 2 * reach + 1, 1, reach)
 
 
 class Mixer:
     """Makes planned batches into sound."""
 
     def __init__(self, speech: Speech, events: dict[str, Tensor], bank: SoundBank) -> None:
-        self.speech, self.events, self.bank = speech, events, bank
+        self.speech, self.bank = speech, bank
+        self.event_names = list(events)
+        self.event_sounds = torch.stack(list(events.values()))  # [names, sounds, samples]
         self.device = speech.audio.device
         frames = speech.unit_frames.long()
         running = frames.cumsum(0)
@@ -266,73 +323,65 @@ class Mixer:
 
     def realise(self, plan: Plan, strength: float) -> Batch:
         """`strength` of the distortions: 0 almost clean, 1 full."""
-        width = int(plan.total.max())
-        width += -width % GRID
-        target = round(width / plan.stretch / 480) * 480
+        width, target = plan.width, plan.stretched_width
         factor = width / target
         utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
-        sounds = self._add_events(self._gather(utterance, begin, length, width), plan)
+        sounds = self._lay_out(utterance, begin, length, width, plan.events)
         if target != width:
             sounds = stretched(sounds, target)
         silent = self._tensor(plan.silent)[:, None]
         sounds = torch.where(silent, torch.randn_like(sounds) * 1e-3, sounds)
-        lengths = self._tensor((plan.total / factor).astype(np.int64)).clamp(800, target)
-        inside = torch.arange(target, device=self.device) < lengths[:, None]
+        lengths = torch.from_numpy((plan.total / factor).astype(np.int64)).clamp(800, target)
+        inside = torch.arange(target, device=self.device) < lengths.to(self.device)[:, None]
         frames = -(-(1 + (target - 400) // 160) // 6)
         return Batch(
             augment(sounds, self.bank, strength) * inside,
             lengths,
-            *(self._tensor(v) for v in (plan.queries, plan.tags, plan.targets, plan.target_lengths)),
+            *(self._tensor(v) for v in (plan.queries, plan.tags, plan.targets)),
+            torch.from_numpy(plan.target_lengths),
             self._phonemes(utterance, begin, length, frames, factor),
         )
 
     def activity(self, plan: Plan, frames: int) -> Tensor:
         """Whether a voice (or applause) sounds in each 10 ms frame of the plan's batch, [items, frames].
 
-        Read off the clean signals: within 38 dB of the loudest frame, pauses under 150 ms filled.
+        Read off the clean signals: no pauses under 300 ms, and 60 ms around what sounds.
         """
-        width = int(plan.total.max())
-        width += -width % GRID
-        target = round(width / plan.stretch / 480) * 480
+        width, target = plan.width, plan.stretched_width
         utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
-        heard = replace(
-            plan, event_row=[event for event in plan.event_row if event[1] not in UNVOICED_EVENTS]
-        )
-        sounds = self._add_events(self._gather(utterance, begin, length, width), heard)
+        heard = [event for event in plan.events if event.name not in UNVOICED_EVENTS]
+        sounds = self._lay_out(utterance, begin, length, width, heard)
         energy = F.avg_pool1d(sounds.square()[:, None], 400, 160)[:, 0]
         loudest = energy.amax(dim=1, keepdim=True)
-        active = ((energy > loudest * 10**-3.8) & (energy > 1e-7)).float()[:, None]
-        closed = -F.max_pool1d(-F.max_pool1d(active, 15, 1, 7), 15, 1, 7)
-        at = (
-            (torch.arange(frames, device=self.device) * (width / target))
-            .long()
-            .clamp_max(closed.shape[2] - 1)
-        )
-        return closed[:, 0, at] > 0.5
+        active = ((energy > loudest * FAINTEST) & (energy > 1e-7)).float()[:, None]
+        closed = -_widest(-_widest(active, LONGEST_PAUSE_FRAMES // 2), LONGEST_PAUSE_FRAMES // 2)
+        grown = _widest(closed, GROWN_FRAMES)
+        at = (torch.arange(frames, device=self.device) * (width / target)).long()
+        return grown[:, 0, at.clamp_max(grown.shape[2] - 1)] > 0.5
 
     def _tensor(self, values: Array) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)
 
-    def _gather(self, utterance: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
-        """Lay the pieces' samples out in time, [items, width]."""
-        columns = torch.arange(width, device=self.device)[None]
+    def _lay_out(
+        self, utterance: Tensor, begin: Tensor, length: Tensor, width: int, events: Sequence[PlacedEvent]
+    ) -> Tensor:
+        """The pieces in their places, and the events: [items, width]."""
         source = self.speech.start[utterance.clamp_min(0)]
-        out = torch.zeros(len(begin), width, device=self.device)
-        for piece in range(begin.shape[1]):
-            within = columns - begin[:, piece : piece + 1]
-            last = length[:, piece : piece + 1]
-            end = (last - 1).clamp_min(0)
-            taken = self.speech.audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum(end)]
-            out += torch.where((within >= 0) & (within < last), taken.float() / 32_768, 0.0)
-        return out
+        sounds = laid_out(self.speech.audio, source, begin, length, width)
+        return self._add_events(sounds, events) if events else sounds
 
-    def _add_events(self, sounds: Tensor, plan: Plan) -> Tensor:
-        loud = level(sounds).clamp_min(0.02)
-        for row, name, sound, first, count, gain_db in plan.event_row:
-            clip = self.events[name][sound]
-            index = torch.arange(count, device=self.device) % len(clip)
-            sounds[row, first : first + count] += clip[index] * loud[row] * 10 ** (gain_db / 20)
-        return sounds
+    def _add_events(self, sounds: Tensor, events: Sequence[PlacedEvent]) -> Tensor:
+        rows, sound, first, count = (
+            self._tensor(np.array([getattr(event, name) for event in events]))
+            for name in ("row", "sound", "first", "count")
+        )
+        kinds = self._tensor(np.array([self.event_names.index(event.name) for event in events]))
+        gain = self._tensor(np.array([10 ** (event.gain_db / 20) for event in events], np.float32))
+        within = torch.arange(sounds.shape[1], device=self.device)[None] - first[:, None]
+        clips = self.event_sounds[kinds, sound].gather(1, within % self.event_sounds.shape[2])
+        clips = clips * ((within >= 0) & (within < count[:, None])) * gain[:, None]
+        loud = level(sounds)[rows].clamp_min(0.02)
+        return sounds.index_add_(0, rows, clips * loud)
 
     def _phonemes(
         self, utterance: Tensor, begin: Tensor, length: Tensor, frames: int, factor: float

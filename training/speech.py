@@ -33,25 +33,21 @@ PROSODIES = {
 
 _ENGLISH = [
     *(
-        f"af_{n}"
-        for n in [
-            "alloy",
-            "aoede",
-            "bella",
-            "heart",
-            "jessica",
-            "kore",
-            "nicole",
-            "nova",
-            "river",
-            "sarah",
-            "sky",
-        ]
+        "af_alloy",
+        "af_aoede",
+        "af_bella",
+        "af_heart",
+        "af_jessica",
+        "af_kore",
+        "af_nicole",
+        "af_nova",
+        "af_river",
     ),
-    *(f"am_{n}" for n in ["adam", "echo", "fenrir", "michael", "onyx", "puck", "santa"]),
-    *("bf_alice", "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_george", "bm_lewis"),
+    *("af_sarah", "af_sky", "am_adam", "am_echo", "am_eric", "am_fenrir", "am_michael", "am_onyx", "am_puck"),
+    *("am_santa", "bf_alice", "bf_isabella", "bf_lily", "bm_daniel", "bm_fable", "bm_george", "bm_lewis"),
 ]
 _CHINESE = ["zf_xiaoxiao", "zf_xiaoyi", "zm_yunjian", "zm_yunxi", "zm_yunxia", "hf_alpha"]
+# those who pronounce the language well: their prosody is used, and often their timbre
 TRAINING_VOICES = {
     "en": _ENGLISH,
     "zh": _CHINESE,
@@ -59,11 +55,24 @@ TRAINING_VOICES = {
     "ja": ["jf_alpha", "jf_nezumi", "jm_kumo"],
     "ko": ["hf_beta", "hf_alpha", "em_santa", "jf_alpha", "jf_nezumi"],
 }
+# those who lend their timbre to any language
+_TIMBRES = [
+    "ef_dora",
+    "em_alex",
+    "ff_siwis",
+    "if_sara",
+    "im_nicola",
+    "pf_dora",
+    "pm_alex",
+    "pm_santa",
+    "zf_xiaoni",
+]
 HELD_OUT_VOICES = {
     "dev": {"en": "am_liam", "zh": "zf_xiaobei", "yue": "zf_xiaobei", "ja": "jf_tebukuro", "ko": "hm_omega"},
     "test": {"en": "bf_emma", "zh": "zm_yunyang", "yue": "zm_yunyang", "ja": "jf_gongitsune", "ko": "hm_psi"},
 }
-ALL_TRAINING_VOICES = sorted({name for names in TRAINING_VOICES.values() for name in names})
+ALL_TRAINING_VOICES = sorted({*_TIMBRES, *(name for names in TRAINING_VOICES.values() for name in names)})
+TIMBRE_WIDTH = 128  # of a style; the rest is prosody
 
 
 @dataclass
@@ -121,6 +130,15 @@ class Speech:
         )
 
     @classmethod
+    def joined(cls, parts: Sequence[Speech]) -> Speech:
+        """One after another."""
+        flat = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+        for name, counted in (("start", "audio"), ("unit_start", "units")):
+            before = np.cumsum([0, *(len(getattr(part, counted)) for part in parts[:-1])]).tolist()
+            flat[name] = torch.cat([getattr(p, name) + n for p, n in zip(parts, before, strict=True)])
+        return cls(**flat)
+
+    @classmethod
     def load(cls, path: Path) -> Speech:
         """Read back what `save` wrote."""
         return cls(**torch.load(path, weights_only=True, mmap=True))
@@ -129,7 +147,7 @@ class Speech:
 def draw_prosody(rng: np.random.Generator, emotion: str) -> Prosody:
     """The emotion's prosody with a speaker's own variation."""
     base = PROSODIES[emotion]
-    jitter = rng.normal(1.0, (0.05, 0.12, 0.06)).clip(0.7, 1.4)
+    jitter = rng.normal(1.0, (0.10, 0.12, 0.10)).clip(0.7, 1.4)
     return Prosody(
         base.pitch * jitter[0],
         base.pitch_range * jitter[1],
@@ -138,23 +156,52 @@ def draw_prosody(rng: np.random.Generator, emotion: str) -> Prosody:
     )
 
 
-def draw_style(rng: np.random.Generator, voices: dict[str, Array], language: str, tokens: int) -> Array:
-    """A voice of the language, mixed with a second one more often than not: hundreds of speakers."""
-    names = TRAINING_VOICES[language]
-    style = voices[names[rng.integers(len(names))]][tokens - 1].astype(np.float32)
-    if rng.random() < 0.65:
-        pool = names if rng.random() < 0.6 else ALL_TRAINING_VOICES
-        other = voices[pool[rng.integers(len(pool))]][tokens - 1].astype(np.float32)
-        weight = rng.uniform(0.5, 0.95)
-        style = weight * style + (1 - weight) * other
-    return style
+class Cast:
+    """The voices that training may hear, and endless others between and around them."""
+
+    def __init__(self, voices: dict[str, Array]) -> None:
+        """`voices`: style tables by name, [tokens, 256] each; held-out ones are not looked at."""
+        self.voices = voices
+        table = np.stack([voices[name].astype(np.float32) for name in ALL_TRAINING_VOICES])
+        self.mean = table.mean(axis=0)  # [tokens, 256]
+        self.offsets = (table - self.mean) / np.sqrt(len(table) - 1)  # [voices, tokens, 256]
+
+    def draw(self, rng: np.random.Generator, language: str, tokens: int) -> Array:
+        """A style: [256], the timbre of anybody with the prosody of one who speaks the language."""
+        style = self._prosody(rng, language, tokens)
+        style[:TIMBRE_WIDTH] = self._timbre(rng, language, tokens)[:TIMBRE_WIDTH]
+        return style
+
+    def _prosody(self, rng: np.random.Generator, language: str, tokens: int) -> Array:
+        style = self._one_of(rng, TRAINING_VOICES[language], tokens)
+        if rng.random() < 0.65:
+            other = self._one_of(rng, TRAINING_VOICES[language], tokens)
+            weight = rng.uniform(0.5, 1.0)
+            style = weight * style + (1 - weight) * other
+        return style.copy()
+
+    def _timbre(self, rng: np.random.Generator, language: str, tokens: int) -> Array:
+        """A native's, a mixture of two people's, or one drawn from the spread of all of them."""
+        dice = rng.random()
+        if dice < 0.25:
+            return self._one_of(rng, TRAINING_VOICES[language], tokens)
+        if dice < 0.6:
+            native = self._one_of(rng, TRAINING_VOICES[language], tokens)
+            weight = rng.uniform(0.0, 1.0)
+            return weight * native + (1 - weight) * self._one_of(rng, ALL_TRAINING_VOICES, tokens)
+        steps = rng.normal(0, rng.uniform(0.6, 1.0), size=len(self.offsets)).astype(np.float32)
+        drawn: Array = self.mean[tokens - 1] + steps @ self.offsets[:, tokens - 1]
+        return drawn
+
+    def _one_of(self, rng: np.random.Generator, names: Sequence[str], tokens: int) -> Array:
+        return self.voices[names[rng.integers(len(names))]][tokens - 1].astype(np.float32)
 
 
 def requests_for(
     lines: Sequence[Line], symbols: dict[str, int], voices: dict[str, Array], seed: int
 ) -> tuple[list[Request], list[int]]:
     """One request per line, with drawn voice and emotion; returns the requests and emotion indices."""
-    rng = np.random.default_rng(seed)
+    rng, cast = np.random.default_rng(seed), Cast(voices)
     requests, emotions = [], []
     for index, line in enumerate(lines):
         ids = [symbols[symbol] for symbol in line.phonemes if symbol in symbols]
@@ -163,7 +210,7 @@ def requests_for(
         if not 2 <= len(ids) <= 250:
             continue
         if line.split == "train":
-            style = draw_style(rng, voices, line.lang, len(ids))
+            style = cast.draw(rng, line.lang, len(ids))
         else:
             style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
         requests.append(Request(index, ids, style, draw_prosody(rng, EMOTIONS[emotion])))

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from sensevoice.features import Frontend, frame_count
+from sensevoice.features import HOP, WINDOW, Frontend, frame_count
 from sensevoice.finetune.losses import tag_losses, text_loss
 from sensevoice.finetune.masking import mask_features
 from sensevoice.network import NetworkShape, SenseVoiceNetwork, positions
 from sensevoice.scores import N_QUERY_FRAMES
+from training.augment import warped
 from training.batches import IGNORED, Batch, Mixer, Plan
 
 PHONEMES = 178
@@ -33,7 +34,10 @@ class Schedule:
     seconds: float
     peak_rate: float = 1.0e-3
     warmup_steps: int = 600
-    full_strength_at: float = 0.35  # share of the time after which distortions have full strength
+    # distortions, by share of the time: growing to full strength, and easing off towards the end
+    full_strength_at: float = 0.35
+    easing_from: float = 0.75
+    last_strength: float = 0.5
     ema_decay: float = 0.9993
     max_norm: float = 2.0
     log_every: int = 100
@@ -52,12 +56,21 @@ class TrainingNetwork(nn.Module):
         self.phoneme_head = nn.Linear(shape.output_size, PHONEMES)
 
     @torch.no_grad()
-    def features(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, samples] -> stacked, normalised frames [batch, frames, 560] and their count [batch]."""
-        mel = self.frontend.log_mel(samples)
-        mel_frames = ((lengths - 400) // 160 + 1).clamp_min(1)
-        stacked = self.frontend.normalise(self.frontend.stack(mel, mel_frames))
+    def features(self, samples: Tensor, lengths: Tensor, warp: float) -> tuple[Tensor, Tensor]:
+        """[batch, samples] -> stacked, normalised frames [batch, frames, 560] and their count [batch].
+
+        `lengths` and the count are on the host; `warp` is how far voices are shifted, 0 to 1.
+        """
+        mel = warped(self.frontend.log_mel(samples), warp)
+        mel_frames = ((lengths - WINDOW) // HOP + 1).clamp_min(1)
+        stacked = self.frontend.normalise(self.frontend.stack(mel, mel_frames.to(mel.device)))
         return stacked, (mel_frames + self.frontend.lfr_n - 1) // self.frontend.lfr_n
+
+    def compile_blocks(self) -> None:
+        """Compile one block of each width for all lengths; all blocks share it."""
+        encoder = self.network.encoder
+        for block in (*encoder.encoders0, *encoder.encoders, *encoder.tp_encoders):
+            block.compile(dynamic=True)
 
     def forward(self, features: Tensor, queries: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Token logits [batch, 4 + frames, vocabulary] and phoneme logits [batch, frames, 178]."""
@@ -78,11 +91,11 @@ class TrainingNetwork(nn.Module):
 
 def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) -> dict[str, Tensor]:
     """Mean CTC loss per token, tag and phoneme cross-entropies."""
-    features, frames = model.features(batch.samples, batch.lengths)
-    features = mask_features(features, frames, strength)
-    device = features.device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
-        logits, phonemes = model(features, batch.queries, frames)
+    features, frames = model.features(batch.samples, batch.lengths, strength)
+    frames_there = frames.to(features.device, non_blocking=True)
+    features = mask_features(features, frames_there, strength)
+    with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=amp):
+        logits, phonemes = model(features, batch.queries, frames_there)
     read = F.cross_entropy(
         phonemes.float()[:, :, None].expand(-1, -1, batch.phonemes.shape[2], -1).flatten(0, 2),
         batch.phonemes[:, : phonemes.shape[1]].flatten(),
@@ -102,8 +115,10 @@ def rate_at(step: int, progress: float, schedule: Schedule) -> float:
 
 
 def strength_at(progress: float, schedule: Schedule) -> float:
-    """Distortions grow while the model learns to read."""
-    return 0.15 + 0.85 * min(1.0, progress / schedule.full_strength_at)
+    """Distortions grow while the model learns to read, and ease off when it refines."""
+    grown = 0.15 + 0.85 * min(1.0, progress / schedule.full_strength_at)
+    easing = max(0.0, (progress - schedule.easing_from) / (1 - schedule.easing_from))
+    return grown - (1 - schedule.last_strength) * min(1.0, easing)
 
 
 class Average:
@@ -158,8 +173,8 @@ def optimise(
             progress = step / schedule.max_steps
         if progress >= 1:
             break
-        batch = mixer.realise(next(plans), strength_at(progress, schedule))
-        found = losses(model, batch, strength_at(progress, schedule), amp=amp)
+        strength = strength_at(progress, schedule)
+        found = losses(model, mixer.realise(next(plans), strength), strength, amp=amp)
         phoneme_weight = 1.0 - 0.8 * min(1.0, progress / 0.5)
         total = found["ctc"] + 0.5 * found["tags"].sum() + 2.0 * phoneme_weight * found["phonemes"]
         total.backward()

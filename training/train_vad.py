@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from sensevoice.features import Frontend
+from sensevoice.features import HOP, WINDOW, Frontend
 from sensevoice.vad_network import FsmnEncoder
 from training.batches import Batch, Mixer, Plan
 
@@ -39,7 +39,10 @@ def vad_loss(model: VadModel, batch: Batch, truth: Tensor) -> tuple[Tensor, Tens
     """Binary cross-entropy and share of frames judged right, padding left out."""
     odds = model(batch.samples)
     truth = truth[:, : odds.shape[1]]
-    inside = torch.arange(odds.shape[1], device=odds.device) < ((batch.lengths - 400) // 160)[:, None]
+    inside = (
+        torch.arange(odds.shape[1], device=odds.device)
+        < ((batch.lengths - WINDOW) // HOP).to(odds.device)[:, None]
+    )
     loss = F.binary_cross_entropy_with_logits(odds, truth.float(), reduction="none")
     count = inside.sum().clamp_min(1)
     return (loss * inside).sum() / count, (((odds > 0) == truth) & inside).sum() / count

@@ -1,0 +1,85 @@
+"""Stage "audio": a share of the speech goes through lossy codecs, as recordings that people keep have done.
+
+Encoding is done in worker processes which know nothing of the GPU, by FFmpeg through PyAV.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from sensevoice.spans import SAMPLE_RATE
+
+Clip = npt.NDArray[np.int16]
+# container, codec, sample rate, bit rates: voice messages, web audio, wideband and narrow-band telephony
+CODECS: tuple[tuple[str, str, int, tuple[int, ...]], ...] = (
+    ("ogg", "libopus", 16_000, (8_000, 12_000, 16_000, 24_000)),
+    ("ogg", "libopus", 8_000, (6_000, 8_000, 12_000)),
+    ("mp3", "libmp3lame", 16_000, (16_000, 24_000, 32_000, 48_000)),
+    ("adts", "aac", 16_000, (16_000, 24_000, 32_000)),
+    ("wav", "pcm_alaw", 8_000, (64_000,)),
+)
+
+
+def through_codec(clip: Clip, rng: np.random.Generator) -> Clip:
+    """[samples] at 16 kHz, encoded and decoded by a codec drawn at random; the same length and alignment."""
+    container, codec, rate, bit_rates = CODECS[rng.integers(len(CODECS))]
+    file = io.BytesIO()
+    _encode(file, clip, container, codec, rate, int(rng.choice(bit_rates)))
+    file.seek(0)
+    return aligned(_decoded(file), clip)
+
+
+def _encode(file: io.BytesIO, clip: Clip, container: str, codec: str, rate: int, bit_rate: int) -> None:
+    with av.open(file, "w", format=container) as output:
+        stream: Any = output.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = bit_rate
+        resampler = av.AudioResampler(stream.format, "mono", rate, stream.codec_context.frame_size or 1024)
+        frame = av.AudioFrame.from_ndarray(clip[None], format="s16", layout="mono")
+        frame.sample_rate = SAMPLE_RATE
+        for piece in (*resampler.resample(frame), *resampler.resample(None)):
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+
+
+def _decoded(file: io.BytesIO) -> Clip:
+    resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+    with av.open(file) as source:
+        pieces = [p.to_ndarray()[0] for f in source.decode(audio=0) for p in resampler.resample(f)]
+    pieces += [p.to_ndarray()[0] for p in resampler.resample(None)]
+    return np.concatenate(pieces)
+
+
+def aligned(heard: Clip, clip: Clip, reach: int = 2_400) -> Clip:
+    """Shift `heard` so that it lies over `clip`: codecs add a delay, of at most `reach` samples here."""
+    size = 1 << (max(len(heard), len(clip)) + reach).bit_length()
+    spectrum = np.fft.rfft(heard.astype(np.float32), size) * np.conj(
+        np.fft.rfft(clip.astype(np.float32), size)
+    )
+    likeness = np.fft.irfft(spectrum, size)
+    delay = int(np.argmax(np.concatenate([likeness[-reach:], likeness[: reach + 1]]))) - reach
+    out = np.zeros_like(clip)
+    part = heard[max(0, delay) : max(0, delay) + len(clip) - max(0, -delay)]
+    out[max(0, -delay) : max(0, -delay) + len(part)] = part
+    return out
+
+
+def _work(task: tuple[int, Clip]) -> Clip:
+    seed, clip = task
+    return through_codec(clip, np.random.default_rng(seed))
+
+
+def through_codecs(clips: Sequence[Clip], *, seed: int, workers: int) -> Iterator[Clip]:
+    """Each clip through a codec, in order; the same for any number of workers."""
+    tasks: Iterable[tuple[int, Clip]] = ((seed + index, clip) for index, clip in enumerate(clips))
+    if not workers:
+        yield from map(_work, tasks)
+        return
+    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
+        yield from pool.imap(_work, tasks, chunksize=16)
