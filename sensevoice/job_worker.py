@@ -25,6 +25,7 @@ from sensevoice.errors import (
 )
 from sensevoice.jobs import OWNER_NAME, Claim, Fault, JobStore
 from sensevoice.options import TranscribeOptions
+from sensevoice.runtime import stand_back
 from sensevoice.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ class JobWorker:
     # The working threads -------------------------------------------------------------------------
 
     def _run(self) -> None:
+        stand_back()
         while not self._ending.is_set():
             try:
                 claim = self.store.claim()

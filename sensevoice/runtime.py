@@ -1,4 +1,4 @@
-"""What is installed here, and whether it works."""
+"""What is installed here, and whether it works; how its threads share the processor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import platform
 import sys
+import threading
 from collections.abc import Iterable
+from contextlib import suppress
 
+BACKGROUND_NICENESS = 10
 logger = logging.getLogger(__name__)
 
 PACKAGES = (
@@ -63,3 +67,15 @@ def check_libraries() -> None:
             versions.get("torch", "(unknown version)"),
             reason,
         )
+
+
+def stand_back() -> None:
+    """Let the threads that answer clients go before this one, and before those that it will start.
+
+    On busy cores the event loop would otherwise wait for its turn as long as any worker does. Niceness is each
+    thread's own on Linux; elsewhere nothing is done.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox may forbid it
+            own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(own, BACKGROUND_NICENESS))

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -180,6 +181,33 @@ def test_health_needs_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the whole process's")
+def test_on_a_busy_processor_the_event_loop_goes_before_the_work(tmp_path: Path) -> None:
+    seen: dict[str, int] = {}
+
+    def note(name: str) -> None:
+        seen[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    class Noting(FakeTranscriber):
+        def transcribe(self, *arguments: Any) -> Any:
+            note("work")
+            engines_own = threading.Thread(target=note, args=("started by the work",))
+            engines_own.start()
+            engines_own.join()
+            return super().transcribe(*arguments)
+
+    app = create_app(Noting(), settings_in(tmp_path))  # type: ignore[arg-type]
+
+    @app.get("/loop")
+    async def loop() -> None:
+        note("loop")
+
+    client = TestClient(app)
+    post(client)
+    assert client.get("/loop").status_code == 200
+    assert seen["work"] == seen["started by the work"] == max(10, seen["loop"])
+
+
 def test_health_answers_while_64_transcriptions_run(tmp_path: Path) -> None:
     transcriber = BusyTranscriber()
 
@@ -326,7 +354,7 @@ def test_a_head_that_comes_byte_by_byte_is_cut_off(tmp_path: Path) -> None:
             second_slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             with second_slow.makefile("rb") as reply_file:
                 assert reply_file.readline() == b"HTTP/1.1 200 OK\r\n"
-                while not reply_file.read(1) == b"}":
+                while reply_file.read(1) != b"}":
                     pass
             assert dripped(second_slow, b"GET /health HTTP/1.1\r\nX-Slow: ").startswith(b"HTTP/1.1 408")
 

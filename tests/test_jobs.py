@@ -383,7 +383,7 @@ def test_a_job_is_worked_on_and_the_fault_of_one_file_is_its_own(
     assert fault and fault.kind == "NotAudioError"
     assert fault.sentence.startswith("1.wav cannot be read as a recording.")
     assert store.result(job.id, 2)[1] == TRANSCRIPT
-    assert spool_files(store) == []
+    wait_for(lambda: spool_files(store) == [])
     assert "公园" not in caplog.text
 
 
@@ -599,7 +599,7 @@ def test_no_job_is_lost_or_done_twice_when_the_process_is_killed_in_the_middle(s
     assert [file.attempts for job in added for file in store.get(job.id).files] == [1] * 4 + [2] + [1] * 7
     assert store._rows("SELECT count(*) FROM results")[0][0] == 12
     assert all(store.result(job.id, i)[1] == TRANSCRIPT for job in added for i in range(3))
-    assert spool_files(store) == []
+    wait_for(lambda: spool_files(store) == [])
     assert store._rows("PRAGMA integrity_check")[0][0] == "ok"
 
 
@@ -616,7 +616,7 @@ def test_a_recording_that_kills_the_process_is_given_up_and_takes_no_other_with_
     assert [file.state for file in done.files] == [State.DONE, State.FAILED, State.DONE]
     assert done.files[1].fault and done.files[1].fault.kind == "CrashingFileError"
     assert done.files[1].fault.sentence.startswith("The program ended 3 times while it worked on 1.wav")
-    assert spool_files(store) == []
+    wait_for(lambda: spool_files(store) == [])
 
 
 def test_the_options_of_a_job_reach_the_transcriber(

@@ -19,6 +19,7 @@ import pytest
 from fakes import DURATION_S, SEGMENTS, SKIPPED, FakeTranscriber
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from serving import eventually
 from test_webhooks import Receiver
 
 from sensevoice import jobs
@@ -470,4 +471,4 @@ def test_the_service_is_killed_in_the_middle_and_every_job_is_done_after_its_res
             for i in (0, 1)
         }
     assert len(texts) == 1
-    assert list((tmp_path / "jobs" / "spool").iterdir()) == []
+    eventually(lambda: list((tmp_path / "jobs" / "spool").iterdir()) == [])

@@ -51,6 +51,7 @@ from sensevoice.errors import (
 )
 from sensevoice.exporters import segment_dict
 from sensevoice.options import TranscribeOptions, VadOptions
+from sensevoice.runtime import stand_back
 from sensevoice.streaming import StreamingTranscriber
 from sensevoice.strings import error_text
 
@@ -332,6 +333,7 @@ def in_thread(work: Callable[[], T]) -> concurrent.futures.Future[T]:
     context = contextvars.copy_context()  # the thread's log lines then carry the request's id
 
     def run() -> None:
+        stand_back()
         try:
             future.set_result(context.run(work))
         except BaseException as error:

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from sensevoice.apps.api.metrics import Metrics
 from sensevoice.errors import QueueFullError, RequestTimeoutError, ShuttingDownError, WorkerDiedError
+from sensevoice.runtime import stand_back
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -171,6 +172,7 @@ class WorkQueue:
 
     def _serve(self) -> None:
         """The life of a worker thread."""
+        stand_back()
         while (ticket := self._next()) is not None:
             start = time.monotonic()
             try:
