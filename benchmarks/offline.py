@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import av
 import numpy as np
@@ -24,11 +26,12 @@ import numpy.typing as npt
 import torch
 
 from sensevoice import ctc, pipeline
-from sensevoice.audio import SAMPLE_RATE, decode
+from sensevoice.audio import SAMPLE_RATE, decode, decode_blocks
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
 from sensevoice.scheduler import load_engine
+from sensevoice.utterances import UtteranceCutter
 from sensevoice.vad import VoiceActivityDetector
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -72,7 +75,7 @@ def timed(work: Callable[[], object]) -> float:
 
 @contextmanager
 def stage_times(transcriber: Transcriber, shares: dict[str, float]) -> Iterator[Transcriber]:
-    """A transcriber whose stages add their seconds to `shares`."""
+    """A transcriber whose stages, which overlap, add their seconds to `shares`."""
 
     def clocked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -84,17 +87,25 @@ def stage_times(transcriber: Transcriber, shares: dict[str, float]) -> Iterator[
 
         return run
 
-    originals = pipeline.decode, pipeline.read_scores
-    detector, engine = transcriber.vad, transcriber.engine
-    clocked_vad, clocked_engine = _Delegate(detector), _Delegate(engine)
-    clocked_vad.speech_spans = clocked("vad", detector.speech_spans)
-    clocked_engine.recognise = clocked("features and network", engine.recognise)
-    pipeline.decode = clocked("decode", originals[0])
-    pipeline.read_scores = clocked("ctc", ctc.read_scores)
-    try:
-        yield replace(transcriber, vad=clocked_vad, engine=clocked_engine)  # type: ignore[arg-type]
-    finally:
-        pipeline.decode, pipeline.read_scores = originals
+    def clocked_blocks(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        following = clocked("decode", partial(next, decode_blocks(*args, **kwargs), None))
+        while (block := following()) is not None:
+            yield block
+
+    class ClockedCutter(UtteranceCutter):
+        add = clocked("vad", UtteranceCutter.add)
+        finish = clocked("vad", UtteranceCutter.finish)
+
+    clocked_engine = _Delegate(transcriber.engine)
+    clocked_engine.recognise = clocked("features and network", transcriber.engine.recognise)
+    with patch.multiple(
+        pipeline,
+        decode_blocks=clocked_blocks,
+        UtteranceCutter=ClockedCutter,
+        read_scores=clocked("ctc", ctc.read_scores),
+        make_segment=clocked("assembly", pipeline.make_segment),
+    ):
+        yield replace(transcriber, engine=clocked_engine)  # type: ignore[arg-type]
 
 
 class _Delegate:

@@ -99,21 +99,26 @@ def decode(source: AudioSource, *, max_duration_s: float = math.inf) -> Samples:
 
 
 def decode_blocks(
-    source: AudioSource, *, max_duration_s: float = math.inf, live: bool = False
+    source: AudioSource,
+    *,
+    max_duration_s: float = math.inf,
+    live: bool = False,
+    on_length: Callable[[float], None] | None = None,
 ) -> Iterator[Samples]:
     """The samples that `decode` returns, in blocks `[<= 16384]` and in bounded memory.
 
     A fault that shows only at the end of the recording is raised after the last block. With `live`, for a
     binary file that is still being written, each block comes as soon as its bytes have been read.
+    `on_length` is told before the first block how many seconds there seem to be, if anything says so.
     """
     name = source_name(source)
-    limit = _Limit(name, max_duration_s)
+    length = _Length(name, max_duration_s, on_length or (lambda _: None))
     is_array = isinstance(source, (tuple, np.ndarray))
-    blocks = _array_blocks(source, limit) if is_array else _file_blocks(source, limit, live)  # type: ignore[arg-type]
+    blocks = _array_blocks(source, length) if is_array else _file_blocks(source, length, live)  # type: ignore[arg-type]
     heard = 0
     for block in blocks:
         heard += len(block)
-        limit.check(heard / SAMPLE_RATE)
+        length.check(heard / SAMPLE_RATE)
         yield _clean(block)
     if not heard:
         raise EmptyAudioError(name)
@@ -166,13 +171,16 @@ class WatchedFile:
 
 
 @dataclass(frozen=True)
-class _Limit:
+class _Length:
+    """How long a recording may be, and who wants to know how long it is."""
+
     name: str
-    seconds: float
+    limit_s: float
+    tell: Callable[[float], None]
 
     def check(self, duration_s: float) -> None:
-        if duration_s > self.seconds:
-            raise AudioTooLongError(self.name, self.seconds)
+        if duration_s > self.limit_s:
+            raise AudioTooLongError(self.name, self.limit_s)
 
 
 def _clean(block: Samples) -> Samples:
@@ -186,17 +194,18 @@ def _clean(block: Samples) -> Samples:
 
 
 def _array_blocks(
-    source: tuple[int, npt.NDArray[Any]] | npt.NDArray[Any], limit: _Limit
+    source: tuple[int, npt.NDArray[Any]] | npt.NDArray[Any], length: _Length
 ) -> Iterator[Samples]:
     rate, samples = source if isinstance(source, tuple) else (SAMPLE_RATE, source)
     samples = np.asarray(samples)
-    _check_rate(rate, limit.name)
+    _check_rate(rate, length.name)
     if samples.ndim not in (1, 2) or 0 in samples.shape[1:]:
-        raise NotAudioError(limit.name, f"an array of shape {samples.shape}")
-    scale = _full_scale(samples.dtype, limit.name)
-    limit.check(len(samples) / rate)
+        raise NotAudioError(length.name, f"an array of shape {samples.shape}")
+    scale = _full_scale(samples.dtype, length.name)
+    length.check(len(samples) / rate)
+    length.tell(len(samples) / rate)
     mono = (_mono(samples[i : i + BLOCK_SAMPLES], scale) for i in range(0, len(samples), BLOCK_SAMPLES))
-    return mono if rate == SAMPLE_RATE else _resampled((_frame(block, rate) for block in mono), limit.name)
+    return mono if rate == SAMPLE_RATE else _resampled((_frame(block, rate) for block in mono), length.name)
 
 
 def _full_scale(dtype: np.dtype[Any], name: str) -> float:
@@ -230,17 +239,18 @@ def _check_rate(rate: int, name: str) -> None:
 
 
 def _file_blocks(
-    source: str | os.PathLike[str] | bytes | BinaryIO, limit: _Limit, live: bool = False
+    source: str | os.PathLike[str] | bytes | BinaryIO, length: _Length, live: bool = False
 ) -> Iterator[Samples]:
-    with _opened(source, limit.name) as file:
-        head = _head(file, limit.name)
-        with _container(file, head, limit.name, live) as container:
-            stream = _sound_track(container, limit.name)
+    with _opened(source, length.name) as file:
+        head = _head(file, length.name)
+        with _container(file, head, length.name, live) as container:
+            stream = _sound_track(container, length.name)
             declared_s = _declared_s(container, stream, head)
-            limit.check(declared_s or 0.0)
+            length.check(declared_s or 0.0)
+            length.tell(declared_s or _guessed_s(container, stream))
             tally = _Tally(stream)
-            yield from _resampled(_frames(container, tally), limit.name, live)
-            tally.check(limit.name, declared_s)
+            yield from _resampled(_frames(container, tally), length.name, live)
+            tally.check(length.name, declared_s)
 
 
 @contextmanager
@@ -380,6 +390,13 @@ def _declared_s(container: InputContainer, stream: AudioStream, head: bytes) -> 
     if kind not in STATING_FORMATS or not stream.duration or not stream.time_base:
         return None
     return float(stream.duration * stream.time_base)
+
+
+def _guessed_s(container: InputContainer, stream: AudioStream) -> float:
+    """What libavformat makes of the file's size and bit rate, its last page and the like; 0.0 if nothing."""
+    if stream.duration and stream.time_base:
+        return max(0.0, float(stream.duration * stream.time_base))
+    return max(0.0, (container.duration or 0) / av.time_base)
 
 
 def _wav_s(stream: AudioStream, head: bytes) -> float | None:

@@ -273,13 +273,13 @@ class _Watch:
     ) -> None:
         self.verdict: Exception | None = None
         self._store, self._claim, self._abandoned = store, claim, abandoned
-        self._decoding, self._limit_s = True, decode_timeout_s
-        self._began_s = time.monotonic()
+        self._limit_s = decode_timeout_s
+        self._moved_s = time.monotonic()
         self._asked_s = self._written_s = -math.inf
 
     def see(self, progress: Progress) -> None:
-        """Called after each stage and each window of speech."""
-        self._decoding = progress.stage == "decode"
+        """Called after each minute of the recording."""
+        self._moved_s = time.monotonic()
         self._asked_s = -math.inf
         self.check()
         if progress.total_s and time.monotonic() - self._written_s > REPORT_S:
@@ -296,7 +296,7 @@ class _Watch:
         now_s = time.monotonic()
         if self._abandoned.is_set():
             return _BrokenOffError()
-        if self._decoding and now_s - self._began_s > self._limit_s:
+        if now_s - self._moved_s > self._limit_s:
             return DecodeTimeoutError(self._limit_s)
         if now_s - self._asked_s > ASK_S:
             self._asked_s = now_s

@@ -1,39 +1,46 @@
-"""The whole program: decode -> find speech -> recognise -> read tags and times -> transcript."""
+"""The whole program: decode -> find speech -> recognise -> read tags and times -> transcript.
+
+The stages run side by side, a minute of the recording at a time: text is there while later minutes are
+still being decoded, and memory holds a few minutes, however long the recording is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from sensevoice.audio import SAMPLE_RATE, AudioSource, decode
+from sensevoice.audio import SAMPLE_RATE, AudioSource, decode_blocks
+from sensevoice.background import Background
 from sensevoice.checkpoint import ModelInfo, load_checkpoint
 from sensevoice.ctc import Reading, heard_language, read_scores
 from sensevoice.engine import Engine
+from sensevoice.errors import AudioError
 from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
 from sensevoice.scheduler import load_engine
 from sensevoice.scores import FrameScores, Query
-from sensevoice.spans import SAMPLES_PER_MS, Span
+from sensevoice.spans import Span
 from sensevoice.transcript import Segment, Transcript, make_segment, make_transcript
+from sensevoice.utterances import Samples, Utterance, UtteranceCutter
 from sensevoice.vad import VoiceActivityDetector, gaps_between
 
-Samples = npt.NDArray[np.float32]
-
-WINDOW_MS = 60_000  # of speech recognised between two reports of progress
-GPU_WINDOW_MS = 600_000  # enough to fill a GPU's batches
+MINUTE_SAMPLES = 60 * SAMPLE_RATE  # the grain of the work: what lies between two reports of progress
+MINUTES_AHEAD = 2  # decoded before they are listened to
+CPU_WORKERS = 2  # while one reads its scores, the other's network runs
+GPU_WORKERS = 16  # minutes that wait together make up a GPU's batches
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far one transcription has come; `segments` are those finished so far."""
 
-    stage: str  # "decode", "vad", "recognise" or "done"
-    done_s: float
-    total_s: float
+    stage: str  # "recognise" at the start and after each minute of the recording, then "done"
+    done_s: float  # up to here the recording has been transcribed
+    total_s: float  # by its header until it is "done", and 0.0 if that says nothing
     segments: tuple[Segment, ...] = ()
 
 
@@ -79,20 +86,20 @@ class Transcriber:
     ) -> Transcript:
         """Turn one recording into a tagged transcript.
 
-        `on_progress` is called in this thread after each stage and each window of speech; an exception
-        that it raises ends the work. Raises AudioError if the recording cannot be used.
+        `on_progress` is called in this thread, at the start and after each minute of the recording; an
+        exception that it raises ends the work. Raises AudioError if the recording cannot be used.
         """
         options, report = options or TranscribeOptions(), on_progress or _ignore
-        report(Progress("decode", 0.0, 0.0))
-        samples = decode(source, max_duration_s=options.max_duration_s)
-        duration_s = len(samples) / SAMPLE_RATE
-        report(Progress("vad", 0.0, duration_s))
-        spans = self.find_speech(samples, options)
+        report(Progress("recognise", 0.0, 0.0))
         segments: list[Segment] = []
-        report(Progress("recognise", 0.0, duration_s))
-        for window in self._windows(spans):
-            segments += self._recognise(samples, window, options)
-            report(Progress("recognise", window[-1].end_ms / 1000, duration_s, tuple(segments)))
+        spans: list[Span] = []
+        duration_s = 0.0
+        with closing(self._follow(source, options)) as stretches:
+            for stretch in stretches:
+                segments += stretch.segments
+                spans += [span for span, _ in stretch.utterances]
+                duration_s = stretch.end_s
+                report(Progress("recognise", duration_s, stretch.total_s, tuple(segments)))
         report(Progress("done", duration_s, duration_s, tuple(segments)))
         return make_transcript(
             segments,
@@ -106,38 +113,37 @@ class Transcriber:
     def transcribe_stream(
         self, source: AudioSource, options: TranscribeOptions | None = None
     ) -> Iterator[Segment]:
-        """The segments of one recording in order of time, each as soon as its window is recognised."""
-        options = options or TranscribeOptions()
-        samples = decode(source, max_duration_s=options.max_duration_s)
-        for window in self._windows(self.find_speech(samples, options)):
-            yield from self._recognise(samples, window, options)
+        """The segments of one recording in order of time, each as soon as its minute is recognised.
 
-    def find_speech(self, samples: Samples, options: TranscribeOptions) -> list[Span]:
-        """What is to be recognised: the VAD's spans, or everything in pieces of the longest length."""
-        if options.use_vad:
-            return self.vad.speech_spans(samples, options.vad)
-        end_ms = -(-len(samples) // SAMPLES_PER_MS)
-        edges = [*range(0, end_ms, options.vad.max_single_segment_time_ms), end_ms]
-        return [Span(start, end) for start, end in pairwise(edges)]
+        Closing the iterator ends the work. Raises what `transcribe` does, after the segments before the fault.
+        """
+        with closing(self._follow(source, options or TranscribeOptions())) as stretches:
+            for stretch in stretches:
+                yield from stretch.segments
 
-    def _windows(self, spans: Sequence[Span]) -> Iterator[list[Span]]:
-        """Consecutive spans that together hold about a window of speech."""
-        limit_ms = WINDOW_MS if self.engine.device == "cpu" else GPU_WINDOW_MS
-        window: list[Span] = []
-        for span in spans:
-            if window and sum(s.duration_ms for s in window) + span.duration_ms > limit_ms:
-                yield window
-                window = []
-            window.append(span)
-        if window:
-            yield window
+    def _follow(self, source: AudioSource, options: TranscribeOptions) -> Generator[_Stretch, None, None]:
+        """The way of the data, from the recording to its segments; each stage works beside the others."""
+        cutter, length = UtteranceCutter(self.vad, options), _Length()
+        with Background() as background:
+            blocks = decode_blocks(source, max_duration_s=options.max_duration_s, on_length=length.expect)
+            minutes = background.ahead(_minutes(blocks), MINUTES_AHEAD)
+            stretches = _find_speech(minutes, cutter, length)
+            yield from background.map(partial(self._recognised, options=options), stretches, self._workers)
 
-    def _recognise(
-        self, samples: Samples, spans: Sequence[Span], options: TranscribeOptions
-    ) -> list[Segment]:
-        utterances = [samples[s.start_ms * SAMPLES_PER_MS : s.end_ms * SAMPLES_PER_MS] for s in spans]
-        readings = self.read(utterances, options)
-        return [make_segment(span, reading, options) for span, reading in zip(spans, readings, strict=True)]
+    @property
+    def _workers(self) -> int:
+        return CPU_WORKERS if self.engine.device == "cpu" else GPU_WORKERS
+
+    def _recognised(self, stretch: _Stretch, options: TranscribeOptions) -> _Stretch:
+        return replace(stretch, segments=self.recognise(stretch.utterances, options))
+
+    def recognise(self, utterances: Sequence[Utterance], options: TranscribeOptions) -> list[Segment]:
+        """What is said in these pieces of a recording, a segment for each."""
+        readings = self.read([samples for _, samples in utterances], options)
+        return [
+            make_segment(span, reading, options)
+            for (span, _), reading in zip(utterances, readings, strict=True)
+        ]
 
     def read(self, utterances: Sequence[Samples], options: TranscribeOptions) -> list[Reading]:
         """What each utterance says, in order; times count from its start.
@@ -175,6 +181,50 @@ class Transcriber:
             ban_emo_unk=options.ban_emo_unk,
             tags=self.engine.tags,
         )
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """About a minute: the utterances that have ended by `end_s`, and had not in the stretch before."""
+
+    utterances: Sequence[Utterance]
+    end_s: float
+    total_s: float  # as in Progress
+    segments: Sequence[Segment] = ()
+
+
+class _Length:
+    """How long the recording will turn out to be, as far as anything says so."""
+
+    expected_s = 0.0
+
+    def expect(self, seconds: float) -> None:
+        self.expected_s = seconds
+
+
+def _minutes(blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """The blocks joined to a minute or a little more; a last one, shorter and perhaps empty, ends them."""
+    held, samples = [np.empty(0, np.float32)], 0
+    try:
+        for block in blocks:
+            held.append(block)
+            samples += len(block)
+            if samples >= MINUTE_SAMPLES:
+                yield np.concatenate(held)
+                held, samples = [np.empty(0, np.float32)], 0
+    except AudioError:  # what came before the fault is good
+        yield np.concatenate(held)
+        raise
+    yield np.concatenate(held)
+
+
+def _find_speech(minutes: Iterable[Samples], cutter: UtteranceCutter, length: _Length) -> Iterator[_Stretch]:
+    for samples in minutes:
+        utterances = cutter.add(samples)
+        if len(samples) < MINUTE_SAMPLES:
+            utterances += cutter.finish()
+        end_s = cutter.received / SAMPLE_RATE
+        yield _Stretch(utterances, end_s, max(length.expected_s, end_s) if length.expected_s else 0.0)
 
 
 def _allowed_languages(options: TranscribeOptions) -> tuple[str, ...]:

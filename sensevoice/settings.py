@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     )
     upload_idle_s: float = Field(30.0, gt=0, description="Longest pause within one upload, in seconds.")
     decode_timeout_s: float = Field(
-        600.0, gt=0, description="Longest time that decoding one recording may take, in seconds."
+        600.0,
+        gt=0,
+        description="Longest time that decoding may take to come one minute further, in seconds.",
     )
     request_timeout_s: float = Field(
         3_600.0,

@@ -122,6 +122,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "正在识别 {done} / {total}",
         "en": "Recognising {done} of {total}",
     },
+    "status.working_on": {"zh": "正在识别，已完成 {done}", "en": "Recognising, {done} done"},
     "status.reading": {"zh": "正在读取音频…", "en": "Reading the recording…"},
     "status.stopped": {"zh": "已停止。", "en": "Stopped."},
     "status.duration": {"zh": "音频时长", "en": "Audio"},

@@ -29,8 +29,8 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # each module may import those of the lines above its own, and those before it in its line
 ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
-    "audio",
-    *("features", "vad_network", "vad_decision", "vad", "vad_stream"),
+    *("background", "audio"),
+    *("features", "vad_network", "vad_decision", "vad", "vad_stream", "utterances"),
     *("scores", "network", "precision", "hub", "checkpoint", "engine", "scheduler"),
     *("ctc", "transcript", "records"),
     *("timeline", "subtitles", "exporters"),

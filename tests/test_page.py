@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, Playwright, sync_playwright
 import sensevoice
 from sensevoice.apps import ui
 from sensevoice.options import LANGUAGES
+from sensevoice.pipeline import Progress
 from sensevoice.settings import Settings
 from sensevoice.strings import text
 
@@ -597,3 +598,11 @@ def test_exports_leave_no_files_outside_gradios_cache(
 )
 def test_a_download_is_named_after_the_upload_but_safely(path: str, stem: str) -> None:
     assert ui.safe_stem(path) == stem
+
+
+def test_a_recording_of_unknown_length_shows_what_is_done_and_no_share_of_it() -> None:
+    known, unknown = Progress("recognise", 65.0, 130.0), Progress("recognise", 65.0, 0.0)
+    assert "Recognising 1:05 of 2:10" in ui._progress_status(known, "en")
+    assert "Recognising, 1:05 done" in ui._progress_status(unknown, "en")
+    assert "data-unknown" in ui._progress_status(unknown, "zh")
+    assert "data-unknown" not in ui._progress_status(known, "zh")

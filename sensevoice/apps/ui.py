@@ -497,9 +497,11 @@ def _status_line(state: str, content: str) -> str:
 
 
 def _progress_status(progress: Progress, lang: str) -> str:
-    if progress.done_s <= 0 or progress.total_s <= 0:
+    if progress.done_s <= 0:
         return _status("working", text("status.reading", lang), fraction=0.0)
     done, total = (clock(seconds, tenths=False) for seconds in (progress.done_s, progress.total_s))
+    if progress.total_s <= 0:  # a recording that does not say how long it is
+        return _status("working", text("status.working_on", lang, done=done), fraction=0.0)
     sentence = text("status.working", lang, done=done, total=total)
     return _status("working", sentence, fraction=min(progress.done_s / progress.total_s, 1.0))
 

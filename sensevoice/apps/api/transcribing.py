@@ -26,7 +26,7 @@ def transcription(
 ) -> Callable[[Ticket[Transcript]], Transcript]:
     """The work of transcribing the file `path`, for `WorkQueue.submit`.
 
-    It ends early if its ticket is abandoned, and with DecodeTimeoutError if decoding takes too long.
+    It ends early if its ticket is abandoned, and with DecodeTimeoutError if decoding comes to a halt.
     """
 
     def work(ticket: Ticket[Transcript]) -> Transcript:
@@ -46,17 +46,19 @@ class _Watch:
     def __init__(self, service: Service, ticket: Ticket[Any], on_progress: ProgressCallback | None) -> None:
         self._service, self._ticket, self._on_progress = service, ticket, on_progress
         self._stage, self._since = "queue", ticket.queued_at
-        self._enter("decode")
+        self._moved_at = time.perf_counter()
+        self._enter("recognise")
 
     def check(self) -> None:
         """Raise what ends the work, if anything does."""
         self._ticket.check()
         limit_s = self._service.settings.decode_timeout_s
-        if self._stage == "decode" and time.perf_counter() - self._since > limit_s:
+        if time.perf_counter() - self._moved_at > limit_s:
             raise DecodeTimeoutError(limit_s)
 
     def see(self, progress: Progress) -> None:
-        """Called after each stage and each window of speech."""
+        """Called after each minute of the recording."""
+        self._moved_at = time.perf_counter()
         self.check()
         self._enter(progress.stage)
         if self._on_progress is not None:
