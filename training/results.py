@@ -1,0 +1,317 @@
+"""Stage "evaluate": a packed model on every test set, as a user would run it; Whisper-base beside it.
+
+Writes W/evaluation.json (every clip with what was heard) and W/evaluation.md (the tables of the model card).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sensevoice.audio import SAMPLE_RATE, decode
+from sensevoice.finetune.dataset import Example, read_examples
+from sensevoice.finetune.scoring import Confusion, ErrorRate
+from sensevoice.options import TranscribeOptions, VadOptions
+from sensevoice.pipeline import Transcriber
+from sensevoice.transcript import Transcript
+from sensevoice.vad import VoiceActivityDetector
+from training.comparison import syllable_edits, word_edits
+
+SYNTHETIC_SETS = ("clean", "noisy", "telephone", "other-engines")
+REAL_SETS = ("librivox", "cards", "examples", "audioeval")
+SYLLABLE_SET = "syllables"
+SOUND_SETS = ("events", "nothing")
+VAD_SETS = (*REAL_SETS, "unlabelled")
+VAD_FRAME_MS = 10
+CARD_MARKS = ("<!-- measured -->", "<!-- end of measured -->")
+LANGUAGE_ORDER = ("zh", "en", "yue", "ja", "ko")
+TAG_ORDERS = {
+    "language": (*LANGUAGE_ORDER, "nospeech"),
+    "emotion": ("NEUTRAL", "HAPPY", "SAD", "ANGRY"),
+    "event": ("Speech", "BGM", "Laughter", "Applause", "Cough", "Event_UNK"),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one system heard in one clip; "" is nothing, and where a system has no such answer."""
+
+    text: str
+    language: str
+    emotion: str = ""
+    event: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One clip, its truth, and the answers by system."""
+
+    set: str
+    key: str
+    text: str
+    language: str
+    emotion: str
+    event: str
+    answers: dict[str, Answer]
+
+
+SYSTEMS = {
+    "auto": "starter",
+    "given": "starter, language given",
+    "whole": "starter, whole clip",
+    "whisper auto": "Whisper-base",
+    "whisper given": "Whisper-base, language given",
+}
+
+
+def evaluate_model(work: Path, model: str | None = None, vad_reference: Path | None = None) -> str:
+    """Run everything, write both files, and return the Markdown.
+
+    `vad_reference` is a folder with the official fsmn-vad, without which its row is left out.
+    """
+    folder = Path(model) if model else work / "model"
+    transcriber = Transcriber.load(str(folder), device="cpu", offline=True)
+    results = list(judged(work, transcriber, heard_by_whisper(work)))
+    agreement = vad_agreement(work, transcriber.vad, vad_reference) if vad_reference else None
+    megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    content = {
+        "vad": agreement and asdict(agreement),
+        "megabytes": megabytes,
+        "clips": [asdict(one) for one in results],
+    }
+    (work / "evaluation.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    report = markdown(results, agreement, megabytes)
+    (work / "evaluation.md").write_text(report, encoding="utf-8")
+    return report
+
+
+def judged(work: Path, transcriber: Transcriber, whisper: dict[str, dict[str, Answer]]) -> Iterator[Result]:
+    """Every clip of every set that is there."""
+    for name in (*SYNTHETIC_SETS, *REAL_SETS, SYLLABLE_SET, *SOUND_SETS):
+        manifest = work / "testsets" / f"{name}.jsonl"
+        for clip in read_examples(manifest) if manifest.exists() else ():
+            answers = {**hear(transcriber, clip), **whisper.get(f"{name}/{clip.key}", {})}
+            yield Result(name, clip.key, clip.target, clip.language, clip.emotion, clip.event, answers)
+
+
+def hear(transcriber: Transcriber, clip: Example) -> dict[str, Answer]:
+    """The model's answers: as it comes, with the language given, and without voice activity detection."""
+    spoken = TranscribeOptions(use_itn=False)
+    asked = {"auto": spoken, "whole": TranscribeOptions(use_itn=False, use_vad=False)}
+    if clip.target:
+        asked["given"] = TranscribeOptions(use_itn=False, language=clip.language)
+    return {name: answer(transcriber.transcribe(clip.source, options)) for name, options in asked.items()}
+
+
+def answer(transcript: Transcript) -> Answer:
+    """The words, and the tags of most of the time; language nospeech if nothing was heard."""
+    return Answer(
+        transcript.text,
+        _longest(transcript, "language") or "nospeech",
+        _longest(transcript, "emotion"),
+        _longest(transcript, "event"),
+    )
+
+
+def _longest(transcript: Transcript, kind: str) -> str:
+    seconds: dict[str, float] = {}
+    for segment in transcript.segments:
+        name = getattr(segment, kind)
+        seconds[name] = seconds.get(name, 0.0) + segment.duration_s
+    return max(seconds, key=seconds.__getitem__, default="")
+
+
+def heard_by_whisper(work: Path) -> dict[str, dict[str, Answer]]:
+    """What `whisper_base.py` left, by set and clip."""
+    path = work / "whisper-base.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {
+        name: {f"whisper {mode}": Answer(**heard[mode]) for mode in ("auto", "given")}
+        for name, heard in content.items()
+    }
+
+
+# --- voice activity --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Frames of 10 ms on which two detectors say the same."""
+
+    clips: int
+    seconds: float
+    frames: int
+    same: int
+    speech_missed: int  # the official one hears speech, ours does not
+    speech_added: int
+
+
+def vad_agreement(work: Path, ours: VoiceActivityDetector, reference: Path) -> Agreement:
+    """Compare the spans of two detectors, both with the default options, on the recordings of people."""
+    official = VoiceActivityDetector.load(reference)
+    paths = [path for name in VAD_SETS for path in sorted((work / "testsets" / name).glob("*.wav"))]
+    pairs = [(speech_frames(official, clip), speech_frames(ours, clip)) for clip in map(decode, paths)]
+    wanted, found = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return Agreement(
+        clips=len(paths),
+        seconds=len(wanted) * VAD_FRAME_MS / 1000,
+        frames=len(wanted),
+        same=int((wanted == found).sum()),
+        speech_missed=int((wanted & ~found).sum()),
+        speech_added=int((found & ~wanted).sum()),
+    )
+
+
+def speech_frames(vad: VoiceActivityDetector, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Whether each 10 ms of a recording lie in a span of speech."""
+    frames = np.zeros(len(samples) * 1000 // SAMPLE_RATE // VAD_FRAME_MS, dtype=bool)
+    for span in vad.speech_spans(samples, VadOptions()):
+        frames[span.start_ms // VAD_FRAME_MS : span.end_ms // VAD_FRAME_MS] = True
+    return frames
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def markdown(results: Sequence[Result], agreement: Agreement | None, megabytes: float) -> str:
+    """The tables of the model card."""
+    parts = [
+        summary(results, agreement, megabytes),
+        error_table(results),
+        language_table(results),
+        *(confusion_table(kind, results) for kind in ("language", "emotion", "event")),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def error_rate(results: Iterable[Result], system: str, *, tones: bool = True) -> ErrorRate:
+    """Of the clips that have words and that the system heard."""
+    rate = ErrorRate()
+    for one in results:
+        if one.text and system in one.answers:
+            found = one.answers[system].text
+            if one.set == SYLLABLE_SET:
+                rate.add(*syllable_edits(found, one.text, tones=tones))
+            else:
+                rate.add(*word_edits(found, one.text, one.language))
+    return rate
+
+
+def tags(results: Iterable[Result], kind: str, system: str = "auto") -> Confusion:
+    """What was heard against what was there, of the clips whose truth is known."""
+    judged = (one for one in results if getattr(one, kind) and system in one.answers)
+    return Confusion.of(
+        (getattr(one.answers[system], kind) or "nothing", getattr(one, kind)) for one in judged
+    )
+
+
+def of_sets(results: Iterable[Result], names: Iterable[str]) -> list[Result]:
+    """Those of some sets."""
+    wanted = set(names)
+    return [one for one in results if one.set in wanted]
+
+
+def summary(results: Sequence[Result], agreement: Agreement | None, megabytes: float) -> str:
+    """Reached against aimed at."""
+    clean, noisy, telephone = (of_sets(results, [name]) for name in ("clean", "noisy", "telephone"))
+    real = of_sets(results, (*REAL_SETS, SYLLABLE_SET))
+    events = [one for one in of_sets(results, (*REAL_SETS, "events")) if one.event not in ("", "Speech")]
+    rows = [
+        ("unseen synthetic voices and sentences, clean", clean, _mean_rate(clean), "10 %"),
+        ("the same, noise at 10 dB", noisy, _mean_rate(noisy), "20 %"),
+        ("the same, telephone", telephone, _mean_rate(telephone), "20 %"),
+        ("recordings of people, with syllables", real, _percent(error_rate(real, "auto").rate), "35 %"),
+        ("language found, synthetic", clean, _percent(tags(clean, "language").accuracy), "95 %"),
+        ("language found, recordings", real, _percent(tags(real, "language").accuracy), "85 %"),
+        ("emotion by rule, macro-F1", clean, f"{tags(clean, 'emotion').macro_f1:.2f}", "0.80"),
+        ("recorded events, macro-F1", events, f"{tags(events, 'event').macro_f1:.2f}", "0.70"),
+    ]
+    lines = [(name, str(len(clips)), reached, aim) for name, clips, reached, aim in rows if clips]
+    if agreement:
+        share = _percent(agreement.same / agreement.frames, 1)
+        length = f"{agreement.clips} ({agreement.seconds:.0f} s)"
+        lines.append(("voice activity: frames as the official fsmn-vad", length, share, "95 %"))
+    lines.append(("size on disk, detector and all", "", f"{megabytes:.1f} MB", "20 MB"))
+    return table(("what", "clips", "reached", "aim"), lines)
+
+
+def _mean_rate(results: Sequence[Result]) -> str:
+    """The mean over the languages, each counted in its own units."""
+    languages = sorted({one.language for one in results})
+    rates = [error_rate((one for one in results if one.language == name), "auto").rate for name in languages]
+    return _percent(sum(rates) / max(1, len(rates)))
+
+
+def error_table(results: Sequence[Result]) -> str:
+    """Error rates by set and language, of all systems."""
+    rows = []
+    for name in (*SYNTHETIC_SETS, *REAL_SETS, SYLLABLE_SET):
+        clips = [one for one in of_sets(results, [name]) if one.text]
+        for language in (one for one in LANGUAGE_ORDER if any(clip.language == one for clip in clips)):
+            own = [one for one in clips if one.language == language]
+            cells = (_rate_cell(error_rate(own, system), len(own)) for system in SYSTEMS)
+            rows.append((name, language, str(len(own)), *cells))
+            if name == SYLLABLE_SET:
+                toneless = (error_rate(own, system, tones=False) for system in SYSTEMS)
+                cells = (_rate_cell(one, len(own)) for one in toneless)
+                rows.append((f"{name}, tones aside", language, str(len(own)), *cells))
+    return table(("set", "language", "clips", *SYSTEMS.values()), rows)
+
+
+def _rate_cell(rate: ErrorRate, clips: int) -> str:
+    """The rate, and of how many clips if not of all."""
+    if not rate.clips:
+        return ""
+    return _percent(rate.rate) + (f" of {rate.clips}" if rate.clips < clips else "")
+
+
+def language_table(results: Sequence[Result]) -> str:
+    """How often each system finds the language by itself."""
+    rows = []
+    for name in (*SYNTHETIC_SETS, *REAL_SETS, SYLLABLE_SET):
+        clips = of_sets(results, [name])
+        found = [tags(clips, "language", system) for system in ("auto", "whole", "whisper auto")]
+        if clips:
+            rows.append((name, *(f"{one.right} of {one.clips}" if one.clips else "" for one in found)))
+    return table(("language found", "starter", "starter, whole clip", "Whisper-base"), rows)
+
+
+def confusion_table(kind: str, results: Sequence[Result]) -> str:
+    """Rows are what was there, columns what was heard."""
+    judged = of_sets(results, ("clean",) if kind == "emotion" else (*REAL_SETS, *SOUND_SETS, "clean"))
+    confusion = tags(judged, kind)
+    order = TAG_ORDERS[kind]
+    wanted, found = (sorted(names, key=_place(order)) for names in (confusion.wanted(), confusion.found()))
+    rows = [(one, *(str(confusion.pairs[other, one] or "") for other in found)) for one in wanted]
+    head = f"{kind}: {_percent(confusion.accuracy)} right, macro-F1 {confusion.macro_f1:.2f}"
+    return table((head, *found), rows) if rows else ""
+
+
+def _place(order: Sequence[str]) -> Any:
+    return lambda name: (order.index(name) if name in order else len(order), name)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def put_into_card(card: Path, report: str) -> None:
+    """Replace what stands between the card's two marks."""
+    before, _, rest = card.read_text(encoding="utf-8").partition(CARD_MARKS[0])
+    _, mark, after = rest.partition(CARD_MARKS[1])
+    if not mark:
+        raise ValueError(f"{card} does not have the lines {CARD_MARKS[0]} and {CARD_MARKS[1]}")
+    text = f"{before}{CARD_MARKS[0]}\n\n{report}\n{CARD_MARKS[1]}{after}"
+    card.write_text(text, encoding="utf-8")
