@@ -10,12 +10,13 @@ samples, since the cost of a call, not of the arithmetic, dominates at 1,024 sam
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -83,6 +84,12 @@ STATING_FORMATS = {"wav", "w64", "aiff", "caf", "au", "flac", "mp3", "mov", "mat
 WAV_PLACEHOLDER_BYTES = 0x7FFF_0000  # recorders that write to a pipe claim about 2 GiB or 4 GiB
 
 av.logging.set_level(None)
+
+# A header of a hundred bytes may ask for gigabytes, which FFmpeg then fills with zeros. The longest index that is
+# needed, that of 12 hours of video, takes 70 MB.
+LARGEST_ALLOCATION_BYTES = 128 * 2**20
+with suppress(OSError, AttributeError):  # where FFmpeg's functions cannot be reached, its own limit is 2 GB
+    ctypes.CDLL(av.logging.__file__).av_max_alloc(ctypes.c_size_t(LARGEST_ALLOCATION_BYTES))
 
 
 def decode(source: AudioSource, *, max_duration_s: float = math.inf) -> Samples:
