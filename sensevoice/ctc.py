@@ -113,16 +113,16 @@ def read_scores(
     return Reading(
         text=vocabulary.decode(runs.ids.tolist()).strip(),
         tokens=_tokens(runs, vocabulary),
-        language=_best_tag(scores.tag_log_probs[LANGUAGE_FRAME], languages),
-        emotion=_best_tag(scores.tag_log_probs[EMOTION_FRAME], emotions),
-        event=_best_tag(scores.tag_log_probs[EVENT_FRAME], events),
-        itn=_says_itn(scores.tag_log_probs[NORMALISATION_FRAME], vocabulary),
+        language=_best_tag(scores, LANGUAGE_FRAME, languages),
+        emotion=_best_tag(scores, EMOTION_FRAME, emotions),
+        event=_best_tag(scores, EVENT_FRAME, events),
+        itn=_says_itn(scores, vocabulary),
     )
 
 
 def heard_language(scores: FrameScores, vocabulary: TokenTable) -> str:
     """The language that the network itself would name, whatever is allowed."""
-    return _best_tag(scores.tag_log_probs[LANGUAGE_FRAME], vocabulary.tag_ids(TagKind.LANGUAGE)).name
+    return _best_tag(scores, LANGUAGE_FRAME, vocabulary.tag_ids(TagKind.LANGUAGE)).name
 
 
 def greedy_tokens(scores: FrameScores, vocabulary: TokenTable) -> tuple[Token, ...]:
@@ -184,12 +184,12 @@ def _candidates(vocabulary: TokenTable, kind: TagKind, tags: tuple[Tag, ...]) ->
     return {names.get(token, token): id for token, id in tokens.items()}
 
 
-def _best_tag(log_probs: npt.NDArray[np.float32], candidates: Mapping[str, int]) -> TagScore:
-    """The softmax of [vocabulary] log-probabilities over `candidates` alone, best two."""
+def _best_tag(scores: FrameScores, query_frame: int, candidates: Mapping[str, int]) -> TagScore:
+    """The softmax of one query frame over `candidates` alone, best two."""
     if not candidates:
         return TagScore("", 0.0)
     names = list(candidates)
-    probabilities = _softmax(log_probs[list(candidates.values())])
+    probabilities = _softmax(scores.log_probs_of(query_frame, list(candidates.values())))
     best, *others = np.argsort(-probabilities, kind="stable").tolist()
     if not others:
         return TagScore(names[best], float(probabilities[best]))
@@ -205,5 +205,5 @@ def _softmax(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
-def _says_itn(log_probs: npt.NDArray[np.float32], vocabulary: TokenTable) -> bool:
-    return _best_tag(log_probs, vocabulary.tag_ids(TagKind.NORMALISATION)).name == "withitn"
+def _says_itn(scores: FrameScores, vocabulary: TokenTable) -> bool:
+    return _best_tag(scores, NORMALISATION_FRAME, vocabulary.tag_ids(TagKind.NORMALISATION)).name == "withitn"

@@ -29,6 +29,7 @@ PRE_EMPHASIS = 0.97
 LOWEST_HZ = 20.0
 ENERGY_FLOOR = 1.1920929e-07  # float32 epsilon, as in Kaldi
 BLOCK_FRAMES = 3_000  # 30 s at a time keeps the spectra of a long recording in the processor's cache
+GPU_BLOCK_FRAMES = 24_000  # 50 MB for each step of the arithmetic
 
 
 def frame_count(samples: int) -> int:
@@ -113,7 +114,7 @@ class Frontend(nn.Module):
         if frame_count(samples.shape[-1]) == 0:
             return samples.new_zeros(*samples.shape[:-1], 0, self.filters.shape[1])
         frames = samples.unfold(-1, WINDOW, HOP)  # [..., frames, WINDOW], a view
-        blocks = torch.split(frames, BLOCK_FRAMES, dim=-2)
+        blocks = torch.split(frames, GPU_BLOCK_FRAMES if samples.is_cuda else BLOCK_FRAMES, dim=-2)
         return torch.cat([self._mel_block(block) for block in blocks], dim=-2)
 
     def _mel_block(self, frames: Tensor) -> Tensor:

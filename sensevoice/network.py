@@ -50,11 +50,15 @@ def query_ids(language: str, use_itn: bool) -> list[int]:
 
 
 def positions(frames: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sinusoids, sines first then cosines, counted from 1: [frames, width]."""
-    steps = torch.arange(1, frames + 1, device=device, dtype=torch.float32)
-    octaves = torch.arange(width // 2, device=device, dtype=torch.float32)
+    """The sinusoids of so many frames, counted from 1: [frames, width]."""
+    return sinusoids(torch.arange(1, frames + 1, device=device), width)
+
+
+def sinusoids(places: Tensor, width: int) -> Tensor:
+    """Sines first, then cosines: [n] -> [n, width] float32."""
+    octaves = torch.arange(width // 2, device=places.device, dtype=torch.float32)
     rates = torch.exp(octaves * -(math.log(10_000) / (width / 2 - 1)))
-    angles = steps[:, None] * rates
+    angles = places[:, None].float() * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 

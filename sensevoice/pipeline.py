@@ -17,7 +17,7 @@ from sensevoice.audio import SAMPLE_RATE, AudioSource, decode_blocks
 from sensevoice.background import Background
 from sensevoice.checkpoint import ModelInfo, load_checkpoint
 from sensevoice.ctc import Reading, heard_language, read_scores
-from sensevoice.engine import Engine
+from sensevoice.engine import Engine, choose_device
 from sensevoice.errors import AudioError
 from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
@@ -71,7 +71,8 @@ class Transcriber:
         """
         found = find_model(model, hub=hub, offline=offline)
         engine = load_engine(load_checkpoint(found.directory), device, precision)
-        return cls(engine, VoiceActivityDetector.load(found.vad_directory), found.reason)
+        vad = VoiceActivityDetector.load(found.vad_directory, choose_device(device))
+        return cls(engine, vad, found.reason)
 
     @property
     def info(self) -> ModelInfo:

@@ -21,6 +21,7 @@ from sensevoice.options import Precision
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32}
 KEPT_IN_FLOAT = ("encoder.encoders0.", "ctc.")
+AUTO_ON_GPU = "fp32"
 WORTH_QUANTISING = 50_000_000  # parameters: below, float32 is quick enough, and exact
 
 
@@ -37,7 +38,7 @@ def choose_precision(asked: str, device: torch.device, parameters: int) -> str:
     if asked != "auto":
         return asked
     if device.type != "cpu":
-        return "fp32"
+        return AUTO_ON_GPU
     return "int8" if parameters >= WORTH_QUANTISING and has_fast_bytes() else "fp32"
 
 

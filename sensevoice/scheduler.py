@@ -1,4 +1,4 @@
-"""One worker per device, batching the utterances of all callers together.
+"""One worker per processor and two per GPU, batching the utterances of all callers together.
 
     engine = BatchingEngine([TorchEngine(checkpoint, "cuda:0"), TorchEngine(checkpoint, "cuda:1")])
 
@@ -22,14 +22,16 @@ from time import perf_counter
 import torch
 
 from sensevoice.checkpoint import Checkpoint
-from sensevoice.engine import ANY_LANGUAGE, Engine, TorchEngine, Utterance, choose_device
+from sensevoice.engine import ANY_LANGUAGE, Engine, TorchEngine, choose_device
 from sensevoice.features import SAMPLE_RATE
+from sensevoice.runners import Utterance
 from sensevoice.scores import FrameScores, Query
 
 log = logging.getLogger(__name__)
 
 BATCH_S = 60.0  # of speech a batch, on a processor
 GPU_BATCH_S = 1_200.0
+WORKERS_PER_GPU = 2  # one prepares and launches a batch while the other waits for its results
 
 
 def load_engine(checkpoint: Checkpoint, device: str = "auto", precision: str = "auto") -> BatchingEngine:
@@ -71,7 +73,8 @@ class BatchingEngine:
         first = engines[0]
         self.vocabulary, self.tags, self.info = first.vocabulary, first.tags, first.info
         self.device = ", ".join(engine.device for engine in engines)
-        self._engines = engines
+        # the engine of each worker; all engines get one before any gets another
+        self._workers = [*engines] * (1 if first.device == "cpu" else WORKERS_PER_GPU)
         self._batch_samples = (batch_s or (BATCH_S if first.device == "cpu" else GPU_BATCH_S)) * SAMPLE_RATE
         self._calls: deque[_Call] = deque()  # guarded by the lock, as are the workers
         self._working: set[int] = set()
@@ -95,7 +98,7 @@ class BatchingEngine:
             return []
         with self._lock:
             self._calls.append(call)
-            for index in set(range(len(self._engines))) - self._working:
+            for index in set(range(len(self._workers))) - self._working:
                 self._working.add(index)
                 # no daemon: at the program's end, a batch that is being computed is waited for
                 Thread(target=self._serve, args=(index,), name=f"sensevoice-{index}").start()
@@ -107,7 +110,7 @@ class BatchingEngine:
         return [call.results[index] for index in range(len(utterances))]
 
     def _serve(self, index: int) -> None:
-        engine = self._engines[index]
+        engine = self._workers[index]
         while work := self._take(index):
             start = perf_counter()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +25,16 @@ class FrameScores:
 
     ids: the best token of each frame, [4 + T] int32
     probabilities: the probability of that token, [4 + T] float32
-    tag_log_probs: log-probabilities of the four query frames, [4, vocabulary] float32
+    tag_log_probs: log-probabilities of the vocabulary's tags in the four query frames, [4, tags] float32
+    tag_ids: which tags these are, ascending, [tags]; shared by all answers of an engine
     """
 
     ids: npt.NDArray[np.int32]
     probabilities: npt.NDArray[np.float32]
     tag_log_probs: npt.NDArray[np.float32]
+    tag_ids: npt.NDArray[np.int32]
+
+    def log_probs_of(self, query_frame: int, tags: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log-probabilities of these tags' ids in one of the query frames."""
+        log_probs: npt.NDArray[np.float32] = self.tag_log_probs[query_frame][self.tag_ids.searchsorted(tags)]
+        return log_probs

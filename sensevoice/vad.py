@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +24,7 @@ from sensevoice.vad_decision import NOISE_FRAMES, VadState, needs_decibels
 from sensevoice.vad_network import FsmnEncoder
 
 BLOCK_FRAMES = 500  # 5 s at a time keeps the activations in the processor's cache
+GPU_BLOCK_FRAMES = 48_000  # 8 min at a time: launches cost little beside the work, activations 50 MB each
 
 # FunASR reads a recording in such chunks, and adapts its patience at each
 CHUNK_MS = 60_000
@@ -50,7 +52,7 @@ class VoiceActivityDetector:
     noise_frames: int = NOISE_FRAMES
 
     @classmethod
-    def load(cls, directory: Path) -> VoiceActivityDetector:
+    def load(cls, directory: Path, device: torch.device | str = "cpu") -> VoiceActivityDetector:
         """Load a directory in the official layout: config.yaml, am.mvn, model.pt (of any float type).
 
         Raises ModelFileError, which names the file, if one is missing, damaged or of another shape.
@@ -59,12 +61,25 @@ class VoiceActivityDetector:
         config = _read_config(path)
         settings, frontend = config["model_conf"], config["frontend_conf"]
         _check_settings(path, settings, frontend)
-        return cls(
+        detector = cls(
             encoder=_load_encoder(path, config["encoder_conf"]),
             frontend=Frontend.from_config(frontend, directory / "am.mvn"),
             silence_ids=tuple(settings.get("sil_pdf_ids", (0,))),
             noise_frames=settings.get("noise_frame_num_used_for_snr", NOISE_FRAMES),
         )
+        return detector.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where frames are scored."""
+        return self.frontend.filters.device
+
+    def to(self, device: torch.device | str) -> VoiceActivityDetector:
+        """Itself if it is there, else a copy; always in float32, to decide as on a processor."""
+        if self.device == torch.device(device):
+            return self
+        encoder, frontend = copy.deepcopy(self.encoder).to(device), copy.deepcopy(self.frontend).to(device)
+        return replace(self, encoder=encoder, frontend=frontend)
 
     def speech_spans(self, samples: npt.NDArray[np.float32], options: VadOptions | None = None) -> list[Span]:
         """Find speech in [samples], 16 kHz mono in [-1, 1]; in order, never overlapping.
@@ -81,28 +96,32 @@ class VoiceActivityDetector:
 
     @torch.inference_mode()
     def silence_probabilities(
-        self, samples: npt.NDArray[np.float32], block_frames: int = BLOCK_FRAMES
+        self, samples: npt.NDArray[np.float32], block_frames: int | None = None
     ) -> npt.NDArray[np.float64]:
         """[samples] -> the probability that each 10 ms frame is silence, [frames].
 
         The recording passes in blocks, so memory stays bounded; their size changes nothing else
         (below 7 frames, the last bits: torch multiplies such small matrices in another order).
         """
+        block_frames = block_frames or (BLOCK_FRAMES if self.device.type == "cpu" else GPU_BLOCK_FRAMES)
         memories: list[Tensor] | None = None
-        scores = [np.empty(0)]
+        scores = [torch.empty(0, dtype=torch.float64, device=self.device)]
         for features in self._feature_blocks(samples, block_frames):
-            silence, memories = self.score(features, memories)
+            silence, memories = self._score(features, memories)
             scores.append(silence)
-        return np.concatenate(scores)
+        return torch.cat(scores).cpu().numpy()
 
     @torch.inference_mode()
     def score(
         self, features: Tensor, memories: list[Tensor] | None
     ) -> tuple[npt.NDArray[np.float64], list[Tensor]]:
         """[T, features] and the memories of the block before -> P(silence), [T], and the new memories."""
+        silence, memories = self._score(features, memories)
+        return silence.cpu().numpy(), memories
+
+    def _score(self, features: Tensor, memories: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         logits, memories = self.encoder(features[None], memories)
-        silence = logits[0].softmax(-1)[:, self.silence_ids].double().sum(-1)
-        return silence.numpy(), memories
+        return logits[0].softmax(-1)[:, self.silence_ids].double().sum(-1), memories
 
     def _feature_blocks(self, samples: npt.NDArray[np.float32], block_frames: int) -> Iterator[Tensor]:
         """[about block_frames, features] each, as if cut from the features of the whole recording."""
@@ -111,8 +130,12 @@ class VoiceActivityDetector:
         for first, stop in even_blocks(frames, block_frames):
             start, end = max(0, first - context), min(frames, stop + context)
             block = samples[start * HOP : (end - 1) * HOP + WINDOW]
-            features = self.frontend(torch.tensor(block, dtype=torch.float32))
+            features = self.frontend(self._upload(block))
             yield features[first - start : stop - start]
+
+    def _upload(self, block: npt.NDArray[np.float32]) -> Tensor:
+        samples = torch.tensor(block, dtype=torch.float32, pin_memory=self.device.type == "cuda")
+        return samples.to(self.device, non_blocking=True)
 
     def _decide(
         self,

@@ -188,7 +188,7 @@ class LiveScorer:
     """The probability of silence in each frame, as `VoiceActivityDetector.silence_probabilities` has it."""
 
     def __init__(self, vad: VoiceActivityDetector) -> None:
-        self._vad = vad
+        self._vad = vad.to("cpu")  # a GPU gains nothing on ten frames, and has other work
         self._context = vad.frontend.lfr_m // 2
         self._memories: list[Tensor] | None = None
         self._tail: Samples = np.empty(0, np.float32)  # the samples from frame `_tail_frame` on

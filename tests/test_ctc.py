@@ -61,7 +61,10 @@ def make_scores(
             log_probs[frame, ID[name]] = math.log(probability)
     spoken = [0.9] * len(speech) if probabilities is None else probabilities
     return FrameScores(
-        np.array([*prefix, *speech], np.int32), np.array([1.0] * 4 + [*spoken], np.float32), log_probs
+        np.array([*prefix, *speech], np.int32),
+        np.array([1.0] * 4 + [*spoken], np.float32),
+        log_probs,
+        np.arange(size, dtype=np.int32),
     )
 
 

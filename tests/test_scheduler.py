@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 from checkpoints import speech_like
 
-from sensevoice.engine import TorchEngine, Utterance
+from sensevoice.engine import TorchEngine
 from sensevoice.features import SAMPLE_RATE
+from sensevoice.runners import Utterance
 from sensevoice.scheduler import BatchingEngine
 from sensevoice.scores import FrameScores, Query
 
@@ -45,7 +46,7 @@ class RecordingEngine:
 def answer(utterance: Utterance, query: Query) -> FrameScores:
     languages = ("auto", "zh", "en", "yue", "ja", "ko")
     ids = np.array([int(utterance[0]), languages.index(query.language), len(utterance)], np.int32)
-    return FrameScores(ids, np.ones(3, np.float32), np.zeros((4, 1), np.float32))
+    return FrameScores(ids, np.ones(3, np.float32), np.zeros((4, 1), np.float32), np.zeros(1, np.int32))
 
 
 def utterance(number: float, seconds: float = 1.0) -> npt.NDArray[np.float32]:

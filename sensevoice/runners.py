@@ -1,0 +1,201 @@
+"""One batch on one device: padded on processors, packed on GPUs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sensevoice.features import Frontend
+from sensevoice.graphs import GraphCache, graph_sized
+from sensevoice.kernels import Kernels, Norm, PlainKernels
+from sensevoice.network import NetworkShape, SenseVoiceNetwork, query_ids
+from sensevoice.packed import Attention, PackedNetwork, padded_attention, varlen_attention
+from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host
+from sensevoice.precision import DTYPES, in_precision
+from sensevoice.scores import N_QUERY_FRAMES, FrameScores, Query
+from sensevoice.triton_kernels import HAS_TRITON, TritonKernels
+
+log = logging.getLogger(__name__)
+
+Utterance = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int32]
+
+CPU_BATCH_FRAMES = 1_000  # one minute, padding included: more does not make a processor faster
+GPU_BATCH_FRAMES = 22_528  # what `scheduler.GPU_BATCH_S` of speech needs: the largest graph's size
+HEAD_FRAMES = 2_048  # the head's output is 25,055 wide: 200 MB at a time
+
+
+class Runner(Protocol):
+    """Computes one batch; safe to call from several threads."""
+
+    batch_frames: int  # that one batch should hold, of 60 ms each
+    pads: bool  # whether every utterance counts as the longest of its batch
+
+    def __call__(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> list[FrameScores]:
+        """One FrameScores for each utterance, in order; torch.OutOfMemoryError if they are too many."""
+        ...
+
+
+class PaddedRunner:
+    """`network.py` as it is, on utterances filled up to the longest."""
+
+    batch_frames = CPU_BATCH_FRAMES
+    pads = True
+
+    def __init__(
+        self, network: SenseVoiceNetwork, frontend: Frontend, tag_ids: Ids, precision: str = "fp32"
+    ) -> None:
+        self.network = in_precision(network, precision)
+        self.frontend = frontend
+        self._dtype = DTYPES[precision]
+        self._tag_ids = tag_ids
+
+    def __call__(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> list[FrameScores]:
+        """See `Runner`."""
+        features = [
+            self.frontend(torch.from_numpy(np.require(u, np.float32, ["C", "W"]))) for u in utterances
+        ]
+        encoded = self.encode(features, queries)  # [batch, 4 + frames, size]
+        lengths = [N_QUERY_FRAMES + len(feature) for feature in features]
+        tags = (
+            self.network.ctc(encoded[:, :N_QUERY_FRAMES]).float().log_softmax(-1)[..., self._tag_ids].numpy()
+        )
+        ids, probabilities = self._best_tokens(
+            torch.cat([rows[:length] for rows, length in zip(encoded, lengths, strict=True)])
+        )
+        ends = np.cumsum(lengths).tolist()
+        return [
+            FrameScores(
+                ids[end - length : end], probabilities[end - length : end], tag_log_probs, self._tag_ids
+            )
+            for end, length, tag_log_probs in zip(ends, lengths, tags, strict=True)
+        ]
+
+    def encode(self, features: Sequence[Tensor], queries: Sequence[Query]) -> Tensor:
+        """[frames, input] of each utterance -> [batch, 4 + frames, size]."""
+        lengths = [len(feature) for feature in features]
+        asked = torch.tensor([query_ids(q.language, q.use_itn) for q in queries])
+        padded = None if len(set(lengths)) == 1 else torch.tensor(lengths)
+        stacked = pad_sequence(list(features), batch_first=True).to(self._dtype)
+        x, valid = self.network.with_queries(stacked, asked, padded)
+        return self.network.encoder(x, valid)  # type: ignore[no-any-return]
+
+    def _best_tokens(self, encoded: Tensor) -> tuple[Ids, npt.NDArray[np.float32]]:
+        """The best token of each of [frames, size], and its probability."""
+        ids, probabilities = [], []
+        for block in torch.split(encoded, HEAD_FRAMES):
+            logits = self.network.ctc(block).float()  # [frames, vocabulary]
+            best, index = logits.max(-1)
+            ids.append(index.to(torch.int32))
+            probabilities.append((best - logits.logsumexp(-1)).exp())
+        return torch.cat(ids).numpy(), torch.cat(probabilities).numpy()
+
+
+class PackedRunner:
+    """`packed.py` on a GPU: one upload, one launch where there is a graph for the size, one download.
+
+    Threads take turns to launch, and wait for their results side by side, so that with two of them the
+    GPU always has its next batch.
+    """
+
+    batch_frames = GPU_BATCH_FRAMES
+
+    def __init__(
+        self,
+        network: SenseVoiceNetwork,
+        frontend: Frontend,
+        tag_ids: Ids,
+        device: torch.device,
+        precision: str = "fp32",
+        *,
+        graphs: bool = True,
+    ) -> None:
+        """`frontend` is moved to the device; `graphs`: whether to capture CUDA graphs."""
+        dtype = DTYPES[precision]
+        self._frontend = frontend.to(device)
+        with current(device):
+            attention = choose_attention(network.shape, device, dtype)
+            kernels = choose_kernels(device)
+            self._network = PackedNetwork(network, self._frontend, tag_ids, dtype, kernels, attention)
+            captures = graphs and attention is varlen_attention
+            self._graphs = GraphCache(self._network, device, frontend.lfr_n) if captures else None
+        self.pads = attention is padded_attention
+        self._device, self._tag_ids = device, tag_ids
+        self._launching = Lock()
+
+    def __call__(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> list[FrameScores]:
+        """See `Runner`."""
+        packing = Packing.of(utterances, queries, self._frontend.lfr_n)
+        sized = graph_sized(packing) if self._graphs else None
+        plan = sized or packing
+        samples, numbers = on_host(plan, self._device)
+        with self._launching, current(self._device):
+            if self._graphs and sized:
+                answer = self._graphs.run(sized, samples, numbers)
+            else:
+                batch = new_batch(plan, self._device)
+                fill(batch, samples, numbers)
+                answer = self._network(batch)
+            wait = fetch(answer)
+        return plan.read(wait(), self._tag_ids)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """In it, new streams, events and kernels are this GPU's."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def fetch(answer: Tensor) -> Callable[[], Ids]:
+    """Start to copy it to the host; what is returned waits for the copy."""
+    if not answer.is_cuda:
+        return answer.numpy
+    host = torch.empty(answer.shape, dtype=answer.dtype, pin_memory=True)
+    host.copy_(answer, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def wait() -> Ids:
+        copied.synchronize()
+        return np.array(host.numpy())  # a copy: page-locked memory is scarce
+
+    return wait
+
+
+def choose_attention(shape: NetworkShape, device: torch.device, dtype: torch.dtype) -> Attention:
+    """Flash attention over packed utterances where it works, which is in half precision on most GPUs."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return padded_attention
+    numbers = torch.tensor([0] * 48 + [0, 8] + [0] * 4, dtype=torch.int32, device=device)
+    batch = PackedBatch(torch.empty(0, device=device), numbers, (8,), 8, 1, 8)
+    try:
+        varlen_attention(batch, shape.attention_heads)(
+            torch.zeros(8, 3 * shape.output_size, dtype=dtype, device=device)
+        )
+        torch.cuda.synchronize(device)
+    except (ImportError, RuntimeError, TypeError) as error:
+        log.warning("attention runs on padded batches: %s", error)
+        return padded_attention
+    return varlen_attention
+
+
+def choose_kernels(device: torch.device) -> Kernels:
+    """The fused kernels where Triton can build them: it needs a C compiler and a folder to keep them in."""
+    if device.type != "cuda" or not HAS_TRITON:
+        return PlainKernels()
+    fused, (row,) = TritonKernels(), torch.ones(1, 1, 16, device=device)
+    try:
+        fused.add(row, row, Norm(row[0], row[0]))
+        torch.cuda.synchronize(device)
+    except Exception as error:  # whatever a compiler that is missing or broken leads to
+        log.warning("the network runs without fused kernels, and slower: %s", error)
+        return PlainKernels()
+    return fused
