@@ -25,7 +25,8 @@ GRAPH_ROWS = (
     *range(8_192, 22_529, 2_048),
 )
 GRAPH_LONGEST = (512, 1_024)  # 30 s and 61 s: what VAD leaves
-ROWS_PER_SEQUENCE = 32  # room for utterances of 2 s on average
+ROWS_PER_SEQUENCE = 32  # room for utterances of 2 s on average,
+LEAST_SEQUENCES = 16  # and for so many in any case
 GRAPH_BYTES = 3 << 30  # of all graphs together; beyond, batches run without one
 
 _CAPTURING = Lock()  # PyTorch allows one capture at a time in a process
@@ -38,9 +39,14 @@ def graph_sized(packing: Packing) -> Packing | None:
     used = sum(packing.lengths)
     rows = next((size for size in GRAPH_ROWS if size >= used), None)
     longest = next((size for size in GRAPH_LONGEST if size >= packing.longest), None)
-    if rows is None or longest is None or packing.sequences > rows // ROWS_PER_SEQUENCE:
+    if rows is None or longest is None or packing.sequences > sequence_room(rows):
         return None
-    return replace(packing, rows=rows, sequences=rows // ROWS_PER_SEQUENCE, longest=min(longest, rows))
+    return replace(packing, rows=rows, sequences=sequence_room(rows), longest=min(longest, rows))
+
+
+def sequence_room(rows: int) -> int:
+    """For how many utterances a graph of so many rows has room."""
+    return max(LEAST_SEQUENCES, rows // ROWS_PER_SEQUENCE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class GraphCache:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         largest = max(GRAPH_ROWS)
         self._samples = torch.zeros(sample_room(largest, lfr_n), device=device)
-        numbers = number_count(largest, largest // ROWS_PER_SEQUENCE)
+        numbers = number_count(largest, sequence_room(largest))
         self._numbers = torch.zeros(numbers, dtype=torch.int32, device=device)
 
     @property

@@ -308,6 +308,9 @@ class _LoudnessVad:
 
     noise_frames, lfr_m = 100, 5
 
+    def to(self, device: str) -> Any:
+        return self
+
     @property
     def frontend(self) -> Any:
         return self

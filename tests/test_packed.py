@@ -1,0 +1,227 @@
+"""Packed batches, as GPUs run them, against the padded network, on a processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import speech_like
+
+from sensevoice.checkpoint import Checkpoint
+from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, graph_sized
+from sensevoice.kernels import PlainKernels
+from sensevoice.network import sinusoids
+from sensevoice.packed import PackedNetwork, padded_attention
+from sensevoice.packing import Packing, fill, new_batch, on_host, row_count
+from sensevoice.runners import GPU_BATCH_FRAMES, PackedRunner, PaddedRunner, Utterance
+from sensevoice.scheduler import GPU_BATCH_S
+from sensevoice.scores import FrameScores, Query
+
+CPU = torch.device("cpu")
+LFR_N = 6
+DURATIONS_S = (2.0, 0.3, 4.1, 0.024, 0.0, 1.0, 4.1, 0.7, 0.025)
+LANGUAGES = ("auto", "zh", "en", "yue", "ja", "ko", "auto", "zh", "en")
+
+
+@pytest.fixture(scope="module")
+def utterances() -> list[Utterance]:
+    return [speech_like(seconds, seed=seed) for seed, seconds in enumerate(DURATIONS_S)]
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[Query]:
+    return [Query(language, use_itn=i % 2 == 0) for i, language in enumerate(LANGUAGES)]
+
+
+@pytest.fixture(scope="module")
+def tag_ids(small_model: Checkpoint) -> np.ndarray:
+    return np.array(sorted(small_model.vocabulary.special_ids), np.int32)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    small_model: Checkpoint, tag_ids: np.ndarray, utterances: list[Utterance], queries: list[Query]
+) -> list[FrameScores]:
+    runner = PaddedRunner(small_model.network, small_model.frontend, tag_ids)
+    with torch.inference_mode():
+        return [runner([u], [q])[0] for u, q in zip(utterances, queries, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def packed(small_model: Checkpoint, tag_ids: np.ndarray) -> PackedRunner:
+    return PackedRunner(small_model.network, small_model.frontend, tag_ids, CPU)
+
+
+def assert_equal_but_for_rounding(found: Sequence[FrameScores], wanted: Sequence[FrameScores]) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-4)
+        np.testing.assert_allclose(a.tag_log_probs, b.tag_log_probs, atol=1e-3)
+        np.testing.assert_array_equal(a.tag_ids, b.tag_ids)
+
+
+def test_a_packed_batch_gives_what_each_utterance_gives_alone(
+    packed: PackedRunner, utterances: list[Utterance], queries: list[Query], expected: list[FrameScores]
+) -> None:
+    assert_equal_but_for_rounding(packed(utterances, queries), expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 64])
+def test_batches_of_any_size_agree(
+    packed: PackedRunner,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+    count: int,
+) -> None:
+    turns = [i % len(utterances) for i in range(count)]
+    found = packed([utterances[i] for i in turns], [queries[i] for i in turns])
+    assert_equal_but_for_rounding(found, [expected[i] for i in turns])
+
+
+@torch.inference_mode()
+def test_room_that_nobody_uses_changes_nothing_whatever_lies_in_it(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+) -> None:
+    network = PackedNetwork(
+        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), padded_attention
+    )
+    packing = graph_sized(Packing.of(utterances, queries, LFR_N))
+    assert packing is not None
+    assert packing.rows > sum(packing.lengths) and packing.sequences > len(utterances)
+    batch = new_batch(packing, CPU)
+    batch.samples.copy_(torch.randn(len(batch.samples)))
+    fill(batch, *on_host(packing, CPU))
+    assert_equal_but_for_rounding(packing.read(network(batch).numpy(), tag_ids), expected)
+
+
+@torch.inference_mode()
+def test_the_networks_input_is_that_of_each_utterances_own_features(
+    small_model: Checkpoint, tag_ids: np.ndarray, utterances: list[Utterance], queries: list[Query]
+) -> None:
+    network = PackedNetwork(
+        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), padded_attention
+    )
+    packing = Packing.of(utterances, queries, LFR_N)
+    batch = new_batch(packing, CPU)
+    fill(batch, *on_host(packing, CPU))
+    rows = network.inputs(batch)
+    encoder, start = small_model.network.encoder, 0
+    for utterance, length in zip(utterances, packing.lengths, strict=True):
+        features = small_model.frontend(utterance)
+        own = rows[start + 4 : start + length] / encoder.scale
+        assert own.shape == features.shape
+        steps = torch.arange(5, length + 1)
+        expected = features + sinusoids(steps, features.shape[1]) / encoder.scale
+        torch.testing.assert_close(own, expected, atol=2e-3, rtol=0)
+        start += length
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
+def test_half_precision_is_near(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+    dtype: torch.dtype,
+    most: float,
+) -> None:
+    precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    runner = PackedRunner(small_model.network, small_model.frontend, tag_ids, CPU, precision)
+    for a, b in zip(runner(utterances, queries), expected, strict=True):
+        assert np.abs(a.probabilities - b.probabilities)[a.ids == b.ids].max() < most
+        assert np.mean(a.ids == b.ids) > 1 - 2 * most
+
+
+def test_a_graph_is_as_large_as_its_batch_needs_and_no_larger(utterances: list[Utterance]) -> None:
+    packing = Packing.of(utterances, [Query()] * len(utterances), LFR_N)
+    sized = graph_sized(packing)
+    assert sized is not None
+    used = sum(packing.lengths)
+    assert sized.rows == min(size for size in GRAPH_ROWS if size >= used)
+    assert packing.longest <= sized.longest <= sized.rows
+    assert sized.read(np.zeros(sized.rows * 2 + sized.sequences * 4, np.int32), np.zeros(1, np.int32))[
+        0
+    ].ids.shape == (packing.lengths[0],)
+
+
+def test_batches_that_no_graph_fits_run_without_one() -> None:
+    second, long = np.zeros(16_000, np.float32), np.zeros(62 * 16_000, np.float32)
+    short = np.zeros(400, np.float32)
+
+    def sized(batch: list[np.ndarray]) -> Packing | None:
+        return graph_sized(Packing.of(batch, [Query()] * len(batch), LFR_N))
+
+    assert sized([second]) is not None
+    assert sized([long]) is None, "longer than a graph's attention reaches"
+    assert sized([short] * 100) is None, "more utterances than a graph has room for"
+    assert sized([second] * 2_000) is None, "more rows than the largest graph has"
+
+
+def test_the_largest_graph_holds_a_full_batch_of_the_schedulers() -> None:
+    for seconds in (10, 30):
+        utterances = [np.broadcast_to(np.float32(0), seconds * 16_000)] * int(GPU_BATCH_S / seconds)
+        packing = Packing.of(utterances, [Query()] * len(utterances), LFR_N)
+        assert packing.rows <= GPU_BATCH_FRAMES == max(GRAPH_ROWS)
+        assert graph_sized(packing) is not None
+        assert packing.longest <= max(GRAPH_LONGEST)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 399, 400, 559, 560, 1_359, 1_360, 16_000, 480_000])
+def test_an_utterance_fits_into_the_samples_of_its_rows(samples: int) -> None:
+    packing = Packing.of([np.zeros(samples, np.float32)], [Query()], LFR_N)
+    exact = replace(packing, rows=row_count(samples, LFR_N))
+    assert len(on_host(exact, CPU)[0]) <= len(new_batch(exact, CPU).samples)
+
+
+FUSED = """
+import torch
+from sensevoice.kernels import Norm, PlainKernels
+from sensevoice.triton_kernels import TritonKernels
+
+torch.manual_seed(0)
+plain, fused = PlainKernels(), TritonKernels()
+
+def check(name, *arguments):
+    for a, b in zip(getattr(plain, name)(*arguments), getattr(fused, name)(*arguments), strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3)
+
+rows = 41
+first, end = torch.zeros(2, rows, dtype=torch.int32)
+for start, stop in ((0, 4), (4, 20), (20, 37)):
+    first[start:stop], end[start:stop] = start, stop
+for width in (48, 64):
+    for dtype in (torch.float32, torch.float16):
+        norm = Norm(torch.randn(width), torch.randn(width))
+        mixed, qkv = torch.randn(rows, width).to(dtype), torch.randn(rows, 3 * width).to(dtype)
+        x, taps = torch.randn(rows, width), torch.randn(11, width)
+        for before in (x, None):
+            check("remember", before, mixed, qkv[:, -width:], taps, first, end, norm)
+        check("add", x, mixed, norm)
+for size in (300, 2_048, 5_001):
+    check("best_tokens", 5 * torch.randn(7, size), torch.randn(size))
+"""
+
+
+def test_the_fused_kernels_compute_what_the_plain_ones_do() -> None:
+    """In Triton's interpreter, since there may be no GPU."""
+    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds only")
+    root = Path(__file__).resolve().parents[1]
+    settings = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", FUSED], env=settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
