@@ -74,6 +74,11 @@ class VoiceActivityDetector:
         """Where frames are scored."""
         return self.frontend.filters.device
 
+    @property
+    def block_frames(self) -> int:
+        """How many frames are best scored at a time."""
+        return BLOCK_FRAMES if self.device.type == "cpu" else GPU_BLOCK_FRAMES
+
     def to(self, device: torch.device | str) -> VoiceActivityDetector:
         """Itself if it is there, else a copy; always in float32, to decide as on a processor."""
         if self.device == torch.device(device):
@@ -103,10 +108,9 @@ class VoiceActivityDetector:
         The recording passes in blocks, so memory stays bounded; their size changes nothing else
         (below 7 frames, the last bits: torch multiplies such small matrices in another order).
         """
-        block_frames = block_frames or (BLOCK_FRAMES if self.device.type == "cpu" else GPU_BLOCK_FRAMES)
         memories: list[Tensor] | None = None
         scores = [torch.empty(0, dtype=torch.float64, device=self.device)]
-        for features in self._feature_blocks(samples, block_frames):
+        for features in self._feature_blocks(samples, block_frames or self.block_frames):
             silence, memories = self._score(features, memories)
             scores.append(silence)
         return torch.cat(scores).cpu().numpy()
@@ -130,10 +134,11 @@ class VoiceActivityDetector:
         for first, stop in even_blocks(frames, block_frames):
             start, end = max(0, first - context), min(frames, stop + context)
             block = samples[start * HOP : (end - 1) * HOP + WINDOW]
-            features = self.frontend(self._upload(block))
+            features = self.frontend(self.upload(block))
             yield features[first - start : stop - start]
 
-    def _upload(self, block: npt.NDArray[np.float32]) -> Tensor:
+    def upload(self, block: npt.NDArray[np.float32]) -> Tensor:
+        """[n] samples to where frames are scored; the host does not wait."""
         samples = torch.tensor(block, dtype=torch.float32, pin_memory=self.device.type == "cuda")
         return samples.to(self.device, non_blocking=True)
 

@@ -19,7 +19,6 @@ from sensevoice.features import HOP, WINDOW, frame_count
 from sensevoice.options import VadOptions
 from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.vad import (
-    BLOCK_FRAMES,
     CHUNK_FRAMES,
     CHUNK_MS,
     CHUNK_SAMPLES,
@@ -143,7 +142,7 @@ class LiveDetector:
         missing = stop - self._scorer.scored
         if missing < LEAST_FRAMES and stop < self._scorer.frames:
             return spans
-        for first, last in even_blocks(missing, BLOCK_FRAMES):
+        for first, last in even_blocks(missing, self._scorer.block_frames):
             spans += self._decide_block(stop - missing + first, stop - missing + last)
         return spans
 
@@ -188,8 +187,9 @@ class LiveScorer:
     """The probability of silence in each frame, as `VoiceActivityDetector.silence_probabilities` has it."""
 
     def __init__(self, vad: VoiceActivityDetector) -> None:
-        self._vad = vad.to("cpu")  # a GPU gains nothing on ten frames, and has other work
+        self._vad = vad
         self._context = vad.frontend.lfr_m // 2
+        self.block_frames = vad.block_frames
         self._memories: list[Tensor] | None = None
         self._tail: Samples = np.empty(0, np.float32)  # the samples from frame `_tail_frame` on
         self._tail_frame = 0
@@ -220,7 +220,7 @@ class LiveScorer:
         first, frames = self.scored, stop - self.scored
         start = max(0, first - self._context - LEAST_FRAMES)
         block = self._window(start, min(self.frames, stop + self._context))
-        features = self._vad.frontend(torch.tensor(block))[first - start : stop - start]
+        features = self._vad.frontend(self._vad.upload(block))[first - start : stop - start]
         padding = features[-1:].expand(max(0, LEAST_FRAMES - frames), -1)
         silence, self._memories = self._vad.score(torch.cat([features, padding]), self._memories)
         self.scored = stop

@@ -306,10 +306,10 @@ def test_an_hour_is_held_in_the_memory_of_half_a_minute(small: Transcriber) -> N
 class _LoudnessVad:
     """Calls speech what is loud, without a network."""
 
-    noise_frames, lfr_m = 100, 5
+    noise_frames, lfr_m, block_frames = 100, 5, 500
 
-    def to(self, device: str) -> Any:
-        return self
+    def upload(self, samples: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(samples)
 
     @property
     def frontend(self) -> Any:
