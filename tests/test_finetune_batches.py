@@ -84,6 +84,13 @@ def test_a_batch_holds_the_features_texts_and_tags_of_its_examples(
     ]
 
 
+def test_a_batch_in_which_nobody_speaks_has_a_loss(starter: Checkpoint, examples: list[Example]) -> None:
+    batch = collated(examples[1:], starter, told_language=1.0)
+    logits = starter.network(batch.features, batch.queries, batch.frames)
+    assert batch.target_lengths.tolist() == [0]
+    assert torch.isfinite(text_loss(logits, batch.frames, batch.targets, batch.target_lengths))
+
+
 def test_the_network_is_told_the_language_as_often_as_is_asked(
     starter: Checkpoint, examples: list[Example]
 ) -> None:

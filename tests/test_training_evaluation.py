@@ -174,7 +174,7 @@ def test_the_card_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
     card = tmp_path / "MODEL_CARD.md"
     card.write_text("# Before\n<!-- measured -->\nold\n<!-- end of measured -->\nAfter\n", encoding="utf-8")
     for _ in range(2):
-        put_into_card(card, "| new |\n")
+        put_into_card(card, "| new |\n", card)
     expected = "# Before\n<!-- measured -->\n\n| new |\n\n<!-- end of measured -->\nAfter\n"
     assert card.read_text(encoding="utf-8") == expected
 
@@ -183,7 +183,7 @@ def test_a_card_without_marks_is_left_alone(tmp_path: Path) -> None:
     card = tmp_path / "MODEL_CARD.md"
     card.write_text("# Card\n", encoding="utf-8")
     with pytest.raises(ValueError, match="does not have the lines"):
-        put_into_card(card, "x")
+        put_into_card(card, "x", card)
     assert card.read_text(encoding="utf-8") == "# Card\n"
 
 
@@ -211,7 +211,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_is_evaluated_on_what_is_there(work: Path) -> None:
-    report = evaluate_model(work, vad_reference=work / "model" / "vad")
+    report = evaluate_model(work, work / "model", work / "model" / "vad")
     assert report == (work / "evaluation.md").read_text(encoding="utf-8")
     assert "| voice activity: frames as the official fsmn-vad | 1 (" in report
     assert "| 100.0 % | 95 % |" in report  # the same detector on both sides

@@ -1,7 +1,8 @@
 """`python -m training STAGE --work DIR`: from text to a packed checkpoint, in stages that can be rerun.
 
-Stages: fetch and text (CPU), audio, train, vad (GPU), or all. Each reads what the stages before it left in DIR:
-text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops), audio/, model/.
+Stages: fetch and text (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads what the
+stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops),
+audio/, model/, testsets/, evaluation.md.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import math
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -21,18 +23,21 @@ import torch
 from torch import Tensor
 
 from sensevoice.features import Frontend
+from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.network import NetworkShape
 from sensevoice.spans import SAMPLE_RATE
 from training.augment import SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
 from training.codecs import through_codecs
 from training.espeak import VOICES, speak_all
-from training.evaluate import Clip, evaluate
+from training.evaluate import evaluate
 from training.events import EVENTS, coloured_noise, event_bank, room_response
 from training.fetch import fetch
 from training.kokoro import Synthesiser, load_kokoro, load_symbols
 from training.pack import pack_recogniser, pack_vad
-from training.speech import EMOTIONS, LANGUAGES, Line, Speech, requests_for, synthesise
+from training.results import evaluate_model, put_into_card
+from training.speech import LANGUAGES, Line, Speech, requests_for, synthesise
+from training.testsets import held_out_clips, make_testsets
 from training.train import Schedule, TrainingNetwork, measure_cmvn, optimise
 from training.train_vad import train_vad
 
@@ -46,6 +51,8 @@ TAGS = (
 
 ORDER_SEED = 0  # stages must agree on the order of the lines
 UNSPACED = ("zh", "yue", "ja")
+SECONDS = {"audio": 600.0, "train": 3_600.0, "vad": 150.0}
+CARD = "MODEL_CARD.md"
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -121,7 +128,9 @@ def speak(
     voices = dict(np.load(work / "kokoro" / "voices.npz"))
     requests, emotions = requests_for(lines, symbols, voices, args.seed)
     mine = [request for request in requests if request.index % every[1] == every[0]]
-    return synthesise(synthesiser, mine, emotions, until=until, batch_frames=args.batch_frames).to("cpu")
+    hours = math.inf if args.hours is None else args.hours / every[1]
+    speech = synthesise(synthesiser, mine, emotions, until=until, hours=hours, batch_frames=args.batch_frames)
+    return speech.to("cpu")
 
 
 def encoded(speech: Speech, share: float, seed: int, workers: int) -> Speech:
@@ -199,20 +208,6 @@ def catalogue_of(
         tag_ids={name: tokenizer.piece_to_id(f"<|{name}|>") for name in TAGS},
         events=dict.fromkeys(EVENTS, per_kind),
     )
-
-
-def held_out_clips(work: Path, split: str) -> list[Clip]:
-    """The development or test clips with their truth."""
-    lines = read_lines(work / "text" / "held_out.jsonl.xz")
-    speech = Speech.load(work / "audio" / "held_out.pt")
-    clips = []
-    for start, length, line, emotion in zip(
-        *(t.tolist() for t in (speech.start, speech.length, speech.line, speech.emotion)), strict=True
-    ):
-        if lines[line].split == split:
-            samples = speech.audio[start : start + length].numpy().astype(np.float32) / 32_768 * 0.4
-            clips.append(Clip(samples, lines[line].lang, lines[line].plain, EMOTIONS[emotion], "Speech"))
-    return clips
 
 
 # --- training --------------------------------------------------------------------------------------
@@ -307,6 +302,17 @@ def train_detector(work: Path, args: argparse.Namespace) -> None:
     pack_vad(work / args.name / "vad", model.encoder, frontend)
 
 
+def evaluate_packed(work: Path, args: argparse.Namespace) -> None:
+    """Measure the packed model on the test sets, and print the tables."""
+    print(evaluate_model(work, args.model or work / args.name, args.vad_reference))
+
+
+def write_card(work: Path, args: argparse.Namespace) -> None:
+    """Put the newest tables into the starter's card, as the packed model's own."""
+    report = (work / "evaluation.md").read_text(encoding="utf-8")
+    put_into_card(STARTER_DIRECTORY / CARD, report, work / args.name / CARD)
+
+
 def _part(text: str) -> tuple[int, int]:
     index, count = text.split("/")
     return int(index), int(count)
@@ -316,8 +322,9 @@ def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=600.0, help="time for the stage")
+    parser.add_argument("--work", "--out", type=Path, required=True, help="the folder of all stages")
+    parser.add_argument("--seconds", type=float, help="time for the stage")
+    parser.add_argument("--hours", type=float, help="of speech to be made, instead of by the clock")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="model", help="the folder of the packed model, in DIR")
     parser.add_argument(
@@ -340,9 +347,18 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--tp-blocks", type=int, default=2)
     parser.add_argument("--evaluate-every-s", type=float, default=120.0)
+    parser.add_argument("--model", type=Path, help="another packed model to evaluate")
+    parser.add_argument("--vad-reference", type=Path, help="a folder with the official fsmn-vad")
     args = parser.parse_args()
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        STAGES[stage](args.work, args)
+        STAGES[stage](args.work, argparse.Namespace(**{**vars(args), "seconds": seconds_of(stage, args)}))
+
+
+def seconds_of(stage: str, args: argparse.Namespace) -> float:
+    """The time that a stage has."""
+    if args.seconds is None and stage == "audio" and args.hours is not None:
+        return math.inf
+    return SECONDS.get(stage, 0.0) if args.seconds is None else args.seconds
 
 
 STAGES = {
@@ -351,6 +367,9 @@ STAGES = {
     "audio": make_audio,
     "train": train_recogniser,
     "vad": train_detector,
+    "testsets": lambda work, args: make_testsets(work, seed=args.seed),
+    "evaluate": evaluate_packed,
+    "card": write_card,
 }
 
 

@@ -70,12 +70,11 @@ SYSTEMS = {
 }
 
 
-def evaluate_model(work: Path, model: str | None = None, vad_reference: Path | None = None) -> str:
-    """Run everything, write both files, and return the Markdown.
+def evaluate_model(work: Path, folder: Path, vad_reference: Path | None = None) -> str:
+    """Run everything on the model in `folder`, write both files, and return the Markdown.
 
     `vad_reference` is a folder with the official fsmn-vad, without which its row is left out.
     """
-    folder = Path(model) if model else work / "model"
     transcriber = Transcriber.load(str(folder), device="cpu", offline=True)
     results = list(judged(work, transcriber, heard_by_whisper(work)))
     agreement = vad_agreement(work, transcriber.vad, vad_reference) if vad_reference else None
@@ -307,11 +306,10 @@ def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def put_into_card(card: Path, report: str) -> None:
-    """Replace what stands between the card's two marks."""
+def put_into_card(card: Path, report: str, target: Path) -> None:
+    """Write the card to `target`, with the report in place of what stands between its two marks."""
     before, _, rest = card.read_text(encoding="utf-8").partition(CARD_MARKS[0])
     _, mark, after = rest.partition(CARD_MARKS[1])
     if not mark:
         raise ValueError(f"{card} does not have the lines {CARD_MARKS[0]} and {CARD_MARKS[1]}")
-    text = f"{before}{CARD_MARKS[0]}\n\n{report}\n{CARD_MARKS[1]}{after}"
-    card.write_text(text, encoding="utf-8")
+    target.write_text(f"{before}{CARD_MARKS[0]}\n\n{report}\n{CARD_MARKS[1]}{after}", encoding="utf-8")

@@ -5,6 +5,7 @@ Voices and emotions are drawn here. Test and development voices are never heard 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -223,10 +224,11 @@ def synthesise(
     emotions: Sequence[int],
     *,
     until: float,
+    hours: float = math.inf,
     chunk: int = 12_000,
     batch_frames: int = 8_000,
 ) -> Speech:
-    """Speak chunk after chunk of requests until the clock (time.monotonic) says stop."""
+    """Speak chunk after chunk of requests until the clock (time.monotonic) says stop, or so many hours are spoken."""
     parts: list[_Part] = []
     seconds, began = 0.0, time.monotonic()
     for first in range(0, len(requests), chunk):
@@ -234,14 +236,14 @@ def synthesise(
         for spoken in synthesiser.speak(list(group.values()), batch_frames=batch_frames):
             parts.append(_Part.of(spoken.indices, spoken.samples, spoken.durations, group, emotions))
             seconds += spoken.samples.numel() / 16_000
-            if time.monotonic() > until:
+            if time.monotonic() > until or seconds > hours * 3600:
                 break
         speed = seconds / (time.monotonic() - began)
         print(
             f"synthesis: {first + len(group)} asked, {seconds / 3600:.2f} h, {speed:.0f}x real time",
             flush=True,
         )
-        if time.monotonic() > until:
+        if time.monotonic() > until or seconds > hours * 3600:
             break
     return _laid_end_to_end(parts)
 

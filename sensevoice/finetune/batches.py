@@ -32,7 +32,7 @@ class Batch:
     frames: Tensor  # [batch] int64
     queries: Tensor  # [batch, 4] rows of the query table
     # what it should answer
-    targets: Tensor  # [batch, tokens]; padding is 0
+    targets: Tensor  # [batch, tokens], one at least; padding is 0
     target_lengths: Tensor  # [batch]
     tags: Tensor  # [batch, 4] token ids, NOT_GIVEN where the example does not say
 
@@ -69,14 +69,14 @@ def collate(
     both to follow and to find out. Raises AudioError for a recording that cannot be read.
     """
     features = [frontend(torch.from_numpy(decode(example.source))) for example in examples]
-    targets = [torch.tensor(vocabulary.encode(example.target), dtype=torch.long) for example in examples]
+    texts = [vocabulary.encode(example.target) for example in examples]
     queries = [_queries(example, tell=rng.random() < told_language) for example in examples]
     return Batch(
         features=pad_sequence(features, batch_first=True),
         frames=torch.tensor([len(one) for one in features]),
         queries=torch.tensor(queries),
-        targets=pad_sequence(targets, batch_first=True),
-        target_lengths=torch.tensor([len(one) for one in targets]),
+        targets=pad_sequence([torch.tensor(ids or [vocabulary.blank_id]) for ids in texts], batch_first=True),
+        target_lengths=torch.tensor([len(ids) for ids in texts]),
         tags=torch.tensor([_tags(example, vocabulary) for example in examples]),
     )
 
