@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import sentencepiece as spm
 import torch
 
@@ -52,7 +53,7 @@ def evaluate(
     for clip in clips:
         features = frontend(torch.from_numpy(clip.samples).to(device))[None]
         queries = torch.tensor([query_ids(language or clip.language, False)], device=device)
-        reading = read_scores(_frame_scores(network(features, queries)[0]), vocabulary)
+        reading = read_scores(_frame_scores(network(features, queries)[0], vocabulary), vocabulary)
         if clip.text:
             found, wanted = comparable(reading.text, clip.language), comparable(clip.text, clip.language)
             scores.rates[clip.language].add(edits(found, wanted), len(wanted))
@@ -63,10 +64,13 @@ def evaluate(
     return scores
 
 
-def _frame_scores(logits: torch.Tensor) -> FrameScores:
+def _frame_scores(logits: torch.Tensor, vocabulary: Vocabulary) -> FrameScores:
     """As the engine gives them, from logits [4 + frames, vocabulary]."""
     log_probs = logits.float().log_softmax(-1).cpu()
-    best = log_probs.max(-1)
+    best, tags = log_probs.max(-1), sorted(vocabulary.special_ids)
     return FrameScores(
-        best.indices.int().numpy(), best.values.exp().numpy(), log_probs[:N_QUERY_FRAMES].numpy()
+        ids=best.indices.int().numpy(),
+        probabilities=best.values.exp().numpy(),
+        tag_log_probs=log_probs[:N_QUERY_FRAMES, tags].numpy(),
+        tag_ids=np.array(tags, np.int32),
     )

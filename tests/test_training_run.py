@@ -1,0 +1,121 @@
+"""The training stages on a processor, from speech to a packed model, with tones for phonemes."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sensevoice.checkpoint import find_tokenizer, load_checkpoint
+from sensevoice.hub import STARTER_DIRECTORY
+from sensevoice.options import TranscribeOptions
+from sensevoice.pipeline import Transcriber
+from training.__main__ import main
+from training.results import evaluate_model
+from training.speech import Line, Speech
+from training.testsets import held_out_clips, write_set
+
+TEXTS = {"en": "good morning", "zh": "早上好", "yue": "早晨", "ja": "おはよう", "ko": "안녕하세요"}
+UNITS, UNIT_FRAMES, SAMPLES = 12, 4, 12 * 4 * 400
+SMALL = ("--width", "32", "--hidden", "64", "--blocks", "3", "--tp-blocks", "1", "--dropout", "0")
+QUICK = ("--batch-s", "24", "--per-kind", "1", "--workers", "0")
+
+
+def lines(split: str) -> list[Line]:
+    return [Line(name, text, text, "abc", split=split) for name, text in TEXTS.items()]
+
+
+def tones(units: np.ndarray) -> np.ndarray:
+    """A second or so of tones, one for each phoneme, [SAMPLES] int16."""
+    seconds = np.arange(UNIT_FRAMES * 400) / 16_000
+    return np.concatenate([8_000 * np.sin(2 * np.pi * (200 + 40 * u) * seconds) for u in units]).astype(
+        np.int16
+    )
+
+
+def speech(count: int) -> Speech:
+    """One utterance a line, its phonemes drawn once and for all."""
+    units = np.random.default_rng(0).integers(1, 90, (count, UNITS))
+    return Speech(
+        audio=torch.from_numpy(np.concatenate([tones(row) for row in units])),
+        start=torch.arange(count) * SAMPLES,
+        length=torch.full((count,), SAMPLES),
+        line=torch.arange(count),
+        emotion=torch.arange(count) % 4,
+        unit_start=torch.arange(count) * UNITS,
+        unit_count=torch.full((count,), UNITS),
+        units=torch.from_numpy(units.astype(np.uint8).ravel()),
+        unit_frames=torch.full((count * UNITS,), UNIT_FRAMES, dtype=torch.uint8),
+    )
+
+
+def run(stage: str, work: Path, *options: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["training", stage, "--work", str(work), *options])
+        main()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder after the stages train and vad, which had a few steps and seconds."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "text").mkdir()
+    (work / "audio").mkdir()
+    shutil.copy(find_tokenizer(STARTER_DIRECTORY), work / "text" / "starter.bpe.model")
+    for name, rows in (("train", lines("train")), ("held_out", [*lines("dev"), *lines("test")])):
+        with lzma.open(work / "text" / f"{name}.jsonl.xz", "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    speech(5).save(work / "audio" / "train.0.pt")
+    speech(10).save(work / "audio" / "held_out.pt")
+    run("train", work, "--steps", "5", "--rate", "1", *SMALL, *QUICK)
+    run("vad", work, "--seconds", "1", *QUICK)
+    return work
+
+
+def test_the_packed_model_is_one_that_the_program_runs(work: Path) -> None:
+    transcriber = Transcriber.load(str(work / "model"), device="cpu", offline=True)
+    assert transcriber.info.parameters < 500_000
+    transcript = transcriber.transcribe(
+        (16_000, np.zeros(16_000, np.float32)), TranscribeOptions(use_vad=False)
+    )
+    (segment,) = transcript.segments
+    assert segment.language in {*TEXTS, "nospeech"}
+
+
+def test_training_moves_the_weights_and_keeps_them_finite(work: Path) -> None:
+    network = load_checkpoint(work / "model").network
+    weights = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    norms = [tensor for name, tensor in weights.items() if name.endswith("norm1.weight")]
+    assert norms
+    assert not any(torch.equal(tensor, torch.ones_like(tensor)) for tensor in norms)  # as they began
+
+
+def test_the_normalisation_was_measured_on_the_sound(work: Path) -> None:
+    frontend = load_checkpoint(work / "model").frontend
+    assert frontend.shift.abs().max() > 1
+    assert torch.equal(frontend.shift[:80], frontend.shift[80:160])
+
+
+def test_held_out_clips_are_those_of_their_split(work: Path) -> None:
+    dev, test = held_out_clips(work, "dev"), held_out_clips(work, "test")
+    assert [clip.language for clip in test] == sorted(TEXTS)
+    assert {clip.text for clip in dev} == {clip.text for clip in test} == set(TEXTS.values())
+    assert not {clip.key for clip in dev} & {clip.key for clip in test}
+    assert max(np.abs(test[0].samples)) == pytest.approx(0.4 * 8_000 / 32_768, rel=0.01)
+
+
+def test_the_packed_model_can_be_evaluated_and_described(work: Path) -> None:
+    clips = [clip for clip in held_out_clips(work, "test") if clip.language in ("ja", "ko")]
+    write_set(work / "testsets", "clean", clips)
+    report = evaluate_model(work, work / "model")
+    assert "| clean | ja | 1 |" in report
+    run("card", work)
+    assert report in (work / "model" / "MODEL_CARD.md").read_text(encoding="utf-8")
