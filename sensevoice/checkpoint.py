@@ -84,7 +84,8 @@ class Vocabulary:
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
         self.size: int = processor.GetPieceSize()
-        special = {piece[2:-2]: id for id in range(self.size) if _TAG.fullmatch(piece := self.piece(id))}
+        self._pieces = [str(processor.IdToPiece(id)) for id in range(self.size)]
+        special = {piece[2:-2]: id for id, piece in enumerate(self._pieces) if _TAG.fullmatch(piece)}
         self._special_ids = frozenset(special.values())
         self._tag_ids: dict[TagKind, dict[str, int]] = {kind: {} for kind in TagKind}
         for token, id in special.items():
@@ -113,7 +114,9 @@ class Vocabulary:
 
     def piece(self, id: int) -> str:
         """One piece as it is spelled in the vocabulary: `▁the`, `<|zh|>`; IndexError if there is none."""
-        return str(self._processor.IdToPiece(int(id)))
+        if not 0 <= id < self.size:
+            raise IndexError(id)
+        return self._pieces[id]
 
     def tag_ids(self, kind: TagKind) -> dict[str, int]:
         """The tags of a kind that this vocabulary has: `{"HAPPY": 25001, ...}`."""

@@ -152,8 +152,8 @@ def _collapse(scores: FrameScores, vocabulary: TokenTable) -> _Runs:
     ends = np.append(starts, ids.size)[1:]
     sums = np.append(0.0, np.cumsum(scores.probabilities[N_QUERY_FRAMES:], dtype=np.float64))
     probabilities = (sums[ends] - sums[starts]) / (ends - starts)
-    silent = [vocabulary.blank_id, *vocabulary.special_ids]
-    spoken = ~np.isin(ids[starts], silent)
+    silent = vocabulary.special_ids | {vocabulary.blank_id}
+    spoken = np.array([id not in silent for id in ids[starts].tolist()], dtype=np.bool_)
     return _Runs(ids[starts][spoken], starts[spoken], ends[spoken], probabilities[spoken])
 
 

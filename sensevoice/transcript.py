@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sensevoice.ctc import Reading, Token
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
@@ -93,7 +93,7 @@ def _shifted(token: Token, span: Span) -> Token:
     """
     start_ms = min(span.start_ms + round(token.start_s * 1000), span.end_ms)
     end_ms = min(span.start_ms + round(token.end_s * 1000), span.end_ms)
-    return replace(token, start_s=start_ms / 1000, end_s=end_ms / 1000)
+    return Token(token.text, start_ms / 1000, end_ms / 1000, token.probability)
 
 
 def make_transcript(
