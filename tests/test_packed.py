@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import torch
 from checkpoints import speech_like
 
 from sensevoice.checkpoint import Checkpoint
-from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, graph_sized
+from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, GraphCache, graph_sized
 from sensevoice.kernels import PlainKernels
 from sensevoice.network import sinusoids
-from sensevoice.packed import PackedNetwork, padded_attention
-from sensevoice.packing import Packing, fill, new_batch, on_host, row_count
+from sensevoice.packed import Attend, PackedNetwork, padded_attention
+from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host, row_count
 from sensevoice.runners import GPU_BATCH_FRAMES, PackedRunner, PaddedRunner, Utterance
 from sensevoice.scheduler import GPU_BATCH_S
 from sensevoice.scores import FrameScores, Query
@@ -225,3 +226,89 @@ def test_the_fused_kernels_compute_what_the_plain_ones_do() -> None:
         [sys.executable, "-c", FUSED], env=settings, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+class _Graph:
+    """A CUDA graph as far as a processor can play one: replaying computes again, into the same answer."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        _Graph.replays += 1
+        self.again()
+
+    def again(self) -> None:
+        raise AssertionError("nothing was captured")
+
+
+@pytest.fixture
+def graphs_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    _Graph.replays = 0
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    capture = GraphCache._capture
+
+    def capture_and_repeat(self: GraphCache, batch: PackedBatch) -> None:
+        capture(self, batch)
+        captured = self._captured[batch.rows, batch.longest]
+        network = self._network
+        # what the network depends on beyond its tensors is, as in a real graph, that of the capture
+        captured.graph.again = lambda: captured.answer.copy_(network(captured.batch))  # type: ignore[method-assign]
+
+    monkeypatch.setattr(GraphCache, "_capture", capture_and_repeat)
+
+
+def spread_attention(batch: PackedBatch, heads: int) -> Attend:
+    """Attention that is told of its utterances by tensors alone, as flash attention is."""
+    at = batch.indices
+    rows = torch.arange(batch.rows)
+    heard = (rows >= at.first[:, None]) & (rows < at.end[:, None])
+
+    def attend(qkv: torch.Tensor) -> torch.Tensor:
+        query, key, value = qkv.view(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=heard)
+        return mixed.transpose(0, 1).reshape(len(qkv), -1)
+
+    return attend
+
+
+@pytest.mark.usefixtures("graphs_on_a_processor")
+@torch.inference_mode()
+def test_a_replayed_graph_answers_for_what_was_put_into_it(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+) -> None:
+    network = PackedNetwork(
+        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), spread_attention
+    )
+    graphs = GraphCache(network, CPU, LFR_N)
+    orders = [[0, 1, 2], [2], [5, 4, 3], [6, 7, 8, 0, 2], [1, 0], [2], [8, 7, 6, 2, 0]]
+    for order in orders:
+        packing = graph_sized(Packing.of([utterances[i] for i in order], [queries[i] for i in order], LFR_N))
+        assert packing is not None
+        answer = graphs.run(packing, *on_host(packing, CPU)).numpy().copy()
+        assert_equal_but_for_rounding(packing.read(answer, tag_ids), [expected[i] for i in order])
+    assert graphs.count == 2
+    assert _Graph.replays == len(orders) - graphs.count
+
+
+@pytest.mark.usefixtures("graphs_on_a_processor")
+def test_without_memory_for_graphs_batches_go_on_without_them(
+    monkeypatch: pytest.MonkeyPatch, utterances: list[Utterance], queries: list[Query]
+) -> None:
+    def full(self: GraphCache, batch: PackedBatch) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(GraphCache, "_capture", full)
+    graphs = GraphCache(lambda batch: batch.numbers.sum(), CPU, LFR_N)
+    packing = graph_sized(Packing.of(utterances, queries, LFR_N))
+    assert packing is not None
+    host = on_host(packing, CPU)
+    assert graphs.run(packing, *host) == graphs.run(packing, *host) == host[1].sum()
+    assert graphs.count == 0
