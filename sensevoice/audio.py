@@ -338,7 +338,7 @@ def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[
                 failures = 0
                 yield packet
             return
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # IndexError: PyAV's, of a stream that begins in the middle
             failures += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -9,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sensevoice.apps import server
@@ -90,7 +93,8 @@ def test_every_block_of_commands_or_code_is_run_or_says_why_not() -> None:
     for block in BLOCKS:
         if block.language in ("sh", "python", "json"):
             assert block.note.startswith(("tested: ", "not run by tests: ")), block.code
-    assert TESTED.keys() == {"transcribe", "serve", "curl", "reply", "python"}
+    of_the_service = {"serve", "curl", "reply", "openai", "jobs", "webhook", "stream"}
+    assert TESTED.keys() == {"transcribe", "python", *of_the_service}
 
 
 def test_the_command_line_examples_work(folder: Path, environment: dict[str, str]) -> None:
@@ -118,7 +122,11 @@ def address(folder: Path, environment: dict[str, str]) -> Iterator[str]:
     process = subprocess.Popen(
         shell(f"exec {command}"),
         cwd=folder,
-        env=environment,
+        env={
+            **environment,
+            **{"SENSEVOICE_WEBHOOK_SECRET": "the same secret", "SENSEVOICE_WEBHOOK_ALLOW_PRIVATE": "1"},
+            **{"SENSEVOICE_JOB_DIR": str(folder / "jobs")},
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -160,6 +168,60 @@ def test_the_curl_example_gets_a_reply_of_the_shape_that_is_shown(
     assert reply["duration_s"] == shown["duration_s"]
 
 
+def python_block(name: str, address: str, folder: Path, environment: dict[str, str]) -> list[str]:
+    """The lines that an example prints when it is run against the server."""
+    code = TESTED[name].code
+    ours = code.replace(ADDRESS, address).replace(
+        ADDRESS.replace("http", "ws"), address.replace("http", "ws")
+    )
+    assert ours != code
+    return run([sys.executable, "-c", ours], folder, environment).splitlines()
+
+
+def test_the_example_with_openais_client_works(
+    address: str, folder: Path, environment: dict[str, str]
+) -> None:
+    segment, *events = python_block("openai", address, folder, environment)
+    assert re.match(r"\d+\.\d+ .+ [A-Z_]+ [A-Z]\w+$", segment)
+    kinds, texts = zip(*(event.split(" ", 1) for event in events), strict=True)
+    assert kinds == ("transcript.text.delta",) * (len(kinds) - 1) + ("transcript.text.done",)
+    assert "".join(texts[:-1]) == texts[-1]
+
+
+def test_the_example_of_a_job_works(address: str, folder: Path, environment: dict[str, str]) -> None:
+    lines = python_block("jobs", address, folder, environment)
+    assert [line for line in lines if line.endswith(".mp3 1")] == ["en.mp3 1", "zh.mp3 1"]
+    assert sum(" --> " in line for line in lines) >= 2
+
+
+def test_the_receiver_of_webhooks_believes_the_service_and_nobody_else(
+    address: str, folder: Path, environment: dict[str, str]
+) -> None:
+    code = TESTED["webhook"].code.replace("8000", "0")
+    code = code.replace(").serve_forever()", ")").replace("HTTPServer((", "server = HTTPServer((")
+    assert code.endswith("Receiver)\n")
+    serve_on = "print(server.server_port, flush=True)\nserver.serve_forever()\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code + serve_on], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as receiver:
+        assert receiver.stdout
+        hook = f"http://127.0.0.1:{receiver.stdout.readline().strip()}/"
+        signature = f"t={int(time.time())},v1={'0' * 64}"
+        assert httpx.post(hook, headers={"SenseVoice-Signature": signature}, content=b"{}").status_code == 403
+        clip = (folder / "examples" / "en.mp3").read_bytes()
+        posted = httpx.post(f"{address}/v1/jobs", files={"file": clip}, data={"webhook": hook}).json()
+        told = receiver.stdout.readline()
+        receiver.kill()
+    assert posted["id"] in told
+    assert "'done'" in told
+
+
+def test_the_example_of_a_live_stream_works(address: str, folder: Path, environment: dict[str, str]) -> None:
+    messages = [ast.literal_eval(line) for line in python_block("stream", address, folder, environment)]
+    assert [one["type"] for one in messages if one["type"] != "draft"] == ["final", "done"]
+    assert messages[-1]["duration_s"] > 3
+
+
 def test_the_scripts_of_the_first_screen_exist() -> None:
     first = next(block for block in BLOCKS if block.language == "sh")
     scripts = [line.split()[0] for line in first.code.splitlines()]
@@ -191,7 +253,7 @@ def test_the_settings_table_is_that_of_the_program() -> None:
         [
             f"`SENSEVOICE_{name.upper()}`",
             f"`--{name.replace('_', '-')}`" if name in server.OPTIONS else "",
-            shown_default(field.default),
+            "in the temporary folder" if name == "spool_dir" else shown_default(field.default),
             field.description,
         ]
         for name, field in Settings.model_fields.items()
