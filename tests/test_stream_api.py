@@ -29,7 +29,7 @@ from sensevoice.apps.api.serving import make_config
 from sensevoice.apps.api.stream import BACKLOG_BYTES, Streams
 from sensevoice.audio import decode, decode_blocks
 from sensevoice.engine import TorchEngine
-from sensevoice.exporters import segment_dict
+from sensevoice.exporters import segment_dict, to_dict
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions, VadOptions
 from sensevoice.pipeline import Transcriber
@@ -171,7 +171,10 @@ def test_pcm_gives_the_segments_of_the_whole_recording(
     replies = stream(serve().url, chunked(pcm(RECORDING), size))
     assert rounded(finals(replies)) == rounded(offline(transcriber, as_heard(RECORDING)))
     assert len(finals(replies)) == 3
-    assert replies[-1] == {"type": "done", "duration_s": 8.0, "segments": 3, "model": "small"}
+    whole = to_dict(transcriber.transcribe(as_heard(RECORDING)))
+    told = {name: whole[name] for name in ("duration_s", "language", "skipped", "model")}
+    assert told["skipped"]
+    assert replies[-1] == {"type": "done", "segments": 3, **told}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +293,8 @@ def test_a_final_comes_when_the_speaker_pauses_not_when_the_stream_ends(serve: C
 
 @pytest.mark.parametrize("chunks", [[], [b""], [b"\0"]])
 def test_a_stream_of_nothing_is_done_at_once(serve: Callable[..., Server], chunks: list[bytes]) -> None:
-    done = {"type": "done", "duration_s": 0.0, "segments": 0, "model": "small"}
+    nothing = {"duration_s": 0.0, "language": "", "skipped": [], "model": "small"}
+    done = {"type": "done", "segments": 0, **nothing}
     assert stream(serve().url, chunks) == [done]
 
 

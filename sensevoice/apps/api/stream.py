@@ -6,7 +6,8 @@
 
     {"type": "draft", "text": "今天天", ...}       the open segment so far; the next of these replaces it
     {"type": "final", "segment": {...}}          as `/transcribe` gives it
-    {"type": "done", "duration_s": 8.4, ...}     the last message, before the connection closes
+    {"type": "done", "duration_s": 8.4, ...}     the last message, before the connection closes: the language
+                                                 of most speech and what was skipped, as `/transcribe` says them
     {"type": "error", "error": {...}}            or this, after the finals of all that could be used; when the
                                                  service is about to end, too (closed with 1012 then)
 
@@ -24,6 +25,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 from fastapi import APIRouter, WebSocket
@@ -49,11 +51,14 @@ from sensevoice.errors import (
     StreamIdleError,
     TooManyStreamsError,
 )
-from sensevoice.exporters import segment_dict
+from sensevoice.exporters import segment_dict, to_dict
 from sensevoice.options import TranscribeOptions, VadOptions
 from sensevoice.runtime import stand_back
+from sensevoice.spans import Span
 from sensevoice.streaming import StreamingTranscriber
 from sensevoice.strings import error_text
+from sensevoice.transcript import make_transcript
+from sensevoice.vad import gaps_between
 
 if TYPE_CHECKING:
     from sensevoice.audio import Samples
@@ -196,7 +201,7 @@ class Session:
         self._settings = service.settings
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox(BACKLOG_BYTES)
-        self._segments = 0
+        self._segments: list[Segment] = []  # without their tokens, which are a hundred times as large
 
     async def run(self) -> dict[str, object]:
         """The whole stream, up to its last message, which is returned; its thread has ended then.
@@ -288,10 +293,7 @@ class Session:
         self._note(stream.duration_s)
         if fault is not None:
             raise fault
-        return {
-            **{"type": "done", "duration_s": round(stream.duration_s, 3), "segments": self._segments},
-            "model": self._service.transcriber.info.name,
-        }
+        return self._summary(stream.duration_s)
 
     def _add(self, stream: StreamingTranscriber, block: Samples, drafts: bool) -> None:
         self._check()
@@ -303,7 +305,7 @@ class Session:
 
     def _send_final(self, segments: tuple[Segment, ...]) -> None:
         for segment in segments:
-            self._segments += 1
+            self._segments.append(replace(segment, tokens=()))
             self._send({"type": "final", "segment": segment_dict(segment)})
 
     def _send(self, message: dict[str, object]) -> None:
@@ -324,7 +326,20 @@ class Session:
 
     def _note(self, duration_s: float) -> None:
         self._service.metrics.audio_seconds.inc(duration_s)
-        log.info("streamed", extra={"fields": {"audio_s": round(duration_s, 3), "segments": self._segments}})
+        fields = {"audio_s": round(duration_s, 3), "segments": len(self._segments)}
+        log.info("streamed", extra={"fields": fields})
+
+    def _summary(self, duration_s: float) -> dict[str, object]:
+        spans = [Span(round(1000 * one.start_s), round(1000 * one.end_s)) for one in self._segments]
+        whole = make_transcript(
+            self._segments,
+            duration_s=duration_s,
+            skipped=gaps_between(spans, round(1000 * duration_s)),
+            model=self._service.transcriber.info.name,
+        )
+        facts = to_dict(whole)
+        told = {name: facts[name] for name in ("duration_s", "language", "skipped", "model")}
+        return {"type": "done", "segments": len(self._segments), **told}
 
 
 def in_thread(work: Callable[[], T]) -> concurrent.futures.Future[T]:
