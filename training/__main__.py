@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ from sensevoice.network import NetworkShape
 from sensevoice.spans import SAMPLE_RATE
 from training.augment import SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
-from training.codecs import through_codecs
+from training.codecs import encoder_pool, through_codecs
 from training.espeak import VOICES, speak_all
 from training.evaluate import evaluate
 from training.events import EVENTS, coloured_noise, event_bank, room_response
 from training.fetch import fetch
-from training.kokoro import Synthesiser, load_kokoro, load_symbols
+from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
 from training.pack import pack_recogniser, pack_vad
 from training.results import evaluate_model, put_into_card
 from training.speech import LANGUAGES, Line, Speech, requests_for, synthesise
@@ -94,46 +95,54 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
     """Speak as many training lines as the time allows; the first part speaks the held-out lines too."""
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    part, parts = args.part
+    part, _ = args.part
     torch.manual_seed(args.seed + part)
     began = time.monotonic()
-    robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
-    model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
-    synthesiser = Synthesiser(model, device())
-    print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
     (work / "audio").mkdir(exist_ok=True)
-    if part == 0:
-        lines = read_lines(work / "text" / "held_out.jsonl.xz")[: args.limit]
-        speak(work, synthesiser, lines, args, float("inf")).save(work / "audio" / "held_out.pt")
-    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
-    speech = speak(work, synthesiser, lines, args, began + args.seconds, every=(part, parts))
-    speech = encoded(speech, args.codec_share, args.seed + part, args.workers)
-    speech = speech.with_clips(robots)
+    with encoder_pool(args.workers) as pool:
+        robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
+        speech = speak(work, args, began)
+        speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
     speech.save(work / "audio" / f"train.{part}.pt")
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
 
 
 @torch.inference_mode()
-def speak(
-    work: Path,
-    synthesiser: Synthesiser,
-    lines: list[Line],
-    args: argparse.Namespace,
-    until: float,
-    every: tuple[int, int] = (0, 1),
-) -> Speech:
-    """The lines, or of every so many the one that is this part's, until the clock says stop."""
-    symbols = load_symbols(work / "kokoro" / "vocab.json")
-    voices = dict(np.load(work / "kokoro" / "voices.npz"))
-    requests, emotions = requests_for(lines, symbols, voices, args.seed)
-    mine = [request for request in requests if request.index % every[1] == every[0]]
-    hours = math.inf if args.hours is None else args.hours / every[1]
-    speech = synthesise(synthesiser, mine, emotions, until=until, hours=hours, batch_frames=args.batch_frames)
+def speak(work: Path, args: argparse.Namespace, began: float) -> Speech:
+    """A part of the training lines; the first part also writes the held-out ones."""
+    model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
+    synthesiser = Synthesiser(model, device())
+    print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
+    if args.part[0] == 0:
+        held_out = synthesise(synthesiser, held_out_requests(work, args), until=float("inf"))
+        held_out.to("cpu").save(work / "audio" / "held_out.pt")
+    hours = math.inf if args.hours is None else args.hours / args.part[1]
+    requests, until = training_requests(work, args), began + args.seconds
+    speech = synthesise(synthesiser, requests, until=until, hours=hours, batch_frames=args.batch_frames)
     return speech.to("cpu")
 
 
-def encoded(speech: Speech, share: float, seed: int, workers: int) -> Speech:
+def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
+    """The held-out lines, each in its split's voice."""
+    return requests_for(
+        read_lines(work / "text" / "held_out.jsonl.xz")[: args.limit], *_voices(work), args.seed
+    )
+
+
+def training_requests(work: Path, args: argparse.Namespace) -> list[Request]:
+    """A part's share of the lines, take after take, each take in voices of its own."""
+    part, parts = args.part
+    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
+    takes = [requests_for(lines, *_voices(work), args.seed + take) for take in range(args.takes)]
+    return [request for take in takes for request in take if request.line % parts == part]
+
+
+def _voices(work: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    return load_symbols(work / "kokoro" / "vocab.json"), dict(np.load(work / "kokoro" / "voices.npz"))
+
+
+def encoded(speech: Speech, share: float, seed: int, pool: Pool) -> Speech:
     """The same speech, a share of it heard through lossy codecs."""
     count = int(share * len(speech.length))
     if not count:
@@ -145,9 +154,8 @@ def encoded(speech: Speech, share: float, seed: int, workers: int) -> Speech:
         for start, length in zip(speech.start[chosen].tolist(), speech.length[chosen].tolist(), strict=True)
     ]
     began = time.monotonic()
-    for span, clip in zip(
-        spans, through_codecs([audio[s] for s in spans], seed=seed, workers=workers), strict=True
-    ):
+    clips = through_codecs((audio[span] for span in spans), seed, pool)
+    for span, clip in zip(spans, clips, strict=True):
         audio[span] = clip
     print(f"codecs: {count} utterances in {time.monotonic() - began:.0f} s", flush=True)
     return speech
@@ -190,16 +198,19 @@ def _same_width(clips: list[Any], width: int = 96_000, *, tile: bool = True) -> 
 
 
 def catalogue_of(
-    speech: Speech, lines: list[Line], tokenizer: spm.SentencePieceProcessor, per_kind: int
+    parts: list[Speech], lines: list[Line], tokenizer: spm.SentencePieceProcessor, per_kind: int
 ) -> Catalogue:
     """What the planners need to know."""
     space = ["" if one.lang in UNSPACED else " " for one in lines]
-    line = speech.line.cpu().numpy()
+    length, line, emotion = (
+        np.concatenate([getattr(part, name).numpy() for part in parts])
+        for name in ("length", "line", "emotion")
+    )
     lang = np.array([LANGUAGES.index(one.lang) for one in lines])
     return Catalogue(
-        length=speech.length.cpu().numpy(),
+        length=length,
         line=line,
-        emotion=speech.emotion.cpu().numpy(),
+        emotion=emotion,
         lang=lang[line],
         with_itn=tokenizer.encode([one.text for one in lines]),
         without_itn=tokenizer.encode([one.plain for one in lines]),
@@ -219,16 +230,16 @@ def materials(
     """Everything a training stage draws batches from."""
     lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
     tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / "starter.bpe.model"))
-    speech = Speech.joined([Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))])
+    parts = [Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))]
     loops = work / "events" / "music.npz"
-    catalogue = catalogue_of(speech, lines, tokenizer, per_kind)
+    catalogue = catalogue_of(parts, lines, tokenizer, per_kind)
     unknown = [name for name, number in catalogue.tag_ids.items() if number == tokenizer.unk_id()]
     if unknown:
         raise KeyError(f"tags without a token: {unknown}")
     drawn = plans(catalogue, recipe, seed=seed, workers=workers)
     sounds = event_bank(per_kind, seed, workers, loops if loops.exists() else None)
     events, bank = load_bank(sounds, seed, per_kind)
-    return Mixer(speech.to(device()), events, bank), drawn, tokenizer
+    return Mixer(Speech.joined([part.to(device()) for part in parts]), events, bank), drawn, tokenizer
 
 
 def identity_frontend(lfr_m: int, lfr_n: int) -> Frontend:
@@ -263,8 +274,6 @@ def train_recogniser(work: Path, args: argparse.Namespace) -> None:
         vocab_size=tokenizer.vocab_size(),
     )
     model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(mixer.device)
-    if amp:
-        model.compile_blocks()
     print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
     schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps)
     clips = held_out_clips(work, "dev")
@@ -274,8 +283,7 @@ def train_recogniser(work: Path, args: argparse.Namespace) -> None:
         if time.monotonic() - last > args.evaluate_every_s:
             average.swap()
             model.eval()
-            with torch.compiler.set_stance("force_eager"):
-                scores = evaluate(model.network, frontend, tokenizer, clips[:150])
+            scores = evaluate(model.network, frontend, tokenizer, clips[:150])
             print(f"dev at {step.number}: {scores.summary()}", flush=True)
             pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
             average.swap()
@@ -283,7 +291,6 @@ def train_recogniser(work: Path, args: argparse.Namespace) -> None:
             last = time.monotonic()
     average.swap()
     pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
-    torch.compiler.set_stance("force_eager")
     for split in ("dev", "test"):
         scores = evaluate(model.network, frontend, tokenizer, held_out_clips(work, split))
         print(f"{split}: {scores.summary()}", flush=True)
@@ -330,12 +337,13 @@ def main() -> None:
     parser.add_argument(
         "--part", type=_part, default=(0, 1), metavar="I/N", help="speak a part of the lines, one GPU each"
     )
+    parser.add_argument("--takes", type=int, default=1, help="how often each line is spoken, time allowing")
     parser.add_argument("--codec-share", type=float, default=0.05, help="of the speech, lossily encoded")
     parser.add_argument("--limit", type=int, help="only so many lines")
     parser.add_argument("--steps", type=int, help="train so many steps instead of by the clock")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--per-kind", type=int, default=300, help="sound events of each kind")
-    parser.add_argument("--batch-s", type=float, default=900.0)
+    parser.add_argument("--batch-s", type=float, default=1_200.0)
     parser.add_argument("--batch-frames", type=int, default=8_000, help="of the vocoder, 25 ms each")
     parser.add_argument(
         "--robot-share", type=float, default=0.06, help="of the lines, spoken by espeak-ng too"

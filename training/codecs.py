@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from multiprocessing.pool import Pool
 from typing import Any
 
 import av
@@ -70,16 +71,16 @@ def aligned(heard: Clip, clip: Clip, reach: int = 2_400) -> Clip:
     return out
 
 
+def encoder_pool(workers: int) -> Pool:
+    """Worker processes for `through_codecs`; forked, so to be made before anything touches the GPU."""
+    return multiprocessing.get_context("fork").Pool(workers)
+
+
 def _work(task: tuple[int, Clip]) -> Clip:
     seed, clip = task
     return through_codec(clip, np.random.default_rng(seed))
 
 
-def through_codecs(clips: Sequence[Clip], *, seed: int, workers: int) -> Iterator[Clip]:
+def through_codecs(clips: Iterable[Clip], seed: int, pool: Pool) -> Iterator[Clip]:
     """Each clip through a codec, in order; the same for any number of workers."""
-    tasks: Iterable[tuple[int, Clip]] = ((seed + index, clip) for index, clip in enumerate(clips))
-    if not workers:
-        yield from map(_work, tasks)
-        return
-    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
-        yield from pool.imap(_work, tasks, chunksize=16)
+    yield from pool.imap(_work, ((seed + index, clip) for index, clip in enumerate(clips)), chunksize=16)

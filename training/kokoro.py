@@ -226,17 +226,19 @@ class Prosody:
 class Request:
     """One utterance to be spoken: token ids without the end marks, a style row, a prosody."""
 
-    index: int
     ids: list[int]
     style: Array  # [256]
     prosody: Prosody
+    # what it is, which speaking does not need
+    line: int
+    emotion: int
 
 
 @dataclass
 class Spoken:
     """A batch of speech of one length."""
 
-    indices: list[int]
+    requests: list[Request]
     samples: Tensor  # [batch, frames * 400] float32, 16 kHz
     durations: Tensor  # [batch][tokens + 2] int, in 25 ms frames: ragged, padded with 0
 
@@ -298,7 +300,7 @@ class Synthesiser:
         pitch, energy = _bend(pitch, energy, [plan.request.prosody for plan in plans])
         samples = self.model.decoder(text, pitch, energy, style[:, :128]).squeeze(1)
         return Spoken(
-            [plan.request.index for plan in plans],
+            [plan.request for plan in plans],
             _to_16k(samples[:, : total * FRAME_SAMPLES_24K]),
             nn.utils.rnn.pad_sequence(durations, batch_first=True),
         )

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.kokoro import Prosody, Request, Synthesiser
+from sensevoice.spans import SAMPLE_RATE
+from training.kokoro import Prosody, Request, Spoken, Synthesiser
 
 Array = npt.NDArray[Any]
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
@@ -200,48 +201,44 @@ class Cast:
 
 def requests_for(
     lines: Sequence[Line], symbols: dict[str, int], voices: dict[str, Array], seed: int
-) -> tuple[list[Request], list[int]]:
-    """One request per line, with drawn voice and emotion; returns the requests and emotion indices."""
+) -> list[Request]:
+    """One request per line that is neither too short nor too long, with a drawn voice and emotion."""
     rng, cast = np.random.default_rng(seed), Cast(voices)
-    requests, emotions = [], []
+    requests = []
     for index, line in enumerate(lines):
         ids = [symbols[symbol] for symbol in line.phonemes if symbol in symbols]
         emotion = int(rng.choice(len(EMOTIONS), p=EMOTION_SHARES))
-        emotions.append(emotion)
         if not 2 <= len(ids) <= 250:
             continue
         if line.split == "train":
             style = cast.draw(rng, line.lang, len(ids))
         else:
             style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
-        requests.append(Request(index, ids, style, draw_prosody(rng, EMOTIONS[emotion])))
-    return requests, emotions
+        requests.append(Request(ids, style, draw_prosody(rng, EMOTIONS[emotion]), index, emotion))
+    return requests
 
 
 def synthesise(
     synthesiser: Synthesiser,
     requests: Sequence[Request],
-    emotions: Sequence[int],
     *,
     until: float,
     hours: float = math.inf,
-    chunk: int = 12_000,
+    chunk: int = 6_000,
     batch_frames: int = 8_000,
 ) -> Speech:
     """Speak chunk after chunk of requests until the clock (time.monotonic) says stop, or so many hours are spoken."""
     parts: list[_Part] = []
     seconds, began = 0.0, time.monotonic()
     for first in range(0, len(requests), chunk):
-        group = {request.index: request for request in requests[first : first + chunk]}
-        for spoken in synthesiser.speak(list(group.values()), batch_frames=batch_frames):
-            parts.append(_Part.of(spoken.indices, spoken.samples, spoken.durations, group, emotions))
-            seconds += spoken.samples.numel() / 16_000
+        for spoken in synthesiser.speak(requests[first : first + chunk], batch_frames=batch_frames):
+            parts.append(_Part.of(spoken))
+            seconds += spoken.samples.numel() / SAMPLE_RATE
             if time.monotonic() > until or seconds > hours * 3600:
                 break
         speed = seconds / (time.monotonic() - began)
         print(
-            f"synthesis: {first + len(group)} asked, {seconds / 3600:.2f} h, {speed:.0f}x real time",
-            flush=True,
+            f"synthesis: {seconds / 3600:.2f} h of {first + chunk} lines, {speed:.0f}x real time", flush=True
         )
         if time.monotonic() > until or seconds > hours * 3600:
             break
@@ -257,22 +254,15 @@ class _Part:
     unit_frames: Tensor
 
     @classmethod
-    def of(
-        cls,
-        indices: list[int],
-        samples: Tensor,
-        durations: Tensor,
-        group: dict[int, Request],
-        emotions: Sequence[int],
-    ) -> _Part:
-        emotion = [emotions[index] for index in indices]
-        samples = _hardened(
-            samples, torch.tensor([EMOTIONS[e] == "ANGRY" for e in emotion], device=samples.device)
-        )
+    def of(cls, spoken: Spoken) -> _Part:
+        emotions = [request.emotion for request in spoken.requests]
+        angry = torch.tensor([EMOTIONS[emotion] == "ANGRY" for emotion in emotions])
+        samples = _hardened(spoken.samples, angry.to(spoken.samples.device))
         peak = samples.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
         audio = (samples * (0.9 / peak) * 32_767).round().to(torch.int16)
-        units = [[0, *group[index].ids, 0] for index in indices]
-        return cls(audio, indices, emotion, units, durations.clamp_max(255).to(torch.uint8))
+        units = [[0, *request.ids, 0] for request in spoken.requests]
+        lines = [request.line for request in spoken.requests]
+        return cls(audio, lines, emotions, units, spoken.durations.clamp_max(255).to(torch.uint8))
 
 
 def _hardened(samples: Tensor, angry: Tensor) -> Tensor:

@@ -66,12 +66,6 @@ class TrainingNetwork(nn.Module):
         stacked = self.frontend.normalise(self.frontend.stack(mel, mel_frames.to(mel.device)))
         return stacked, (mel_frames + self.frontend.lfr_n - 1) // self.frontend.lfr_n
 
-    def compile_blocks(self) -> None:
-        """Compile one block of each width for all lengths; all blocks share it."""
-        encoder = self.network.encoder
-        for block in (*encoder.encoders0, *encoder.encoders, *encoder.tp_encoders):
-            block.compile(dynamic=True)
-
     def forward(self, features: Tensor, queries: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Token logits [batch, 4 + frames, vocabulary] and phoneme logits [batch, frames, 178]."""
         encoder = self.network.encoder
