@@ -17,6 +17,7 @@ import time
 import wave
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+import torch
 import uvicorn
 from fakes import FakeTranscriber
 from fastapi.testclient import TestClient
@@ -38,6 +40,7 @@ from sensevoice.apps.api.serving import run_server
 from sensevoice.audio import decode
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.pipeline import Transcriber
+from sensevoice.scheduler import BatchingEngine
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CLIENTS = 200
@@ -115,6 +118,42 @@ def test_limits_reach_into_the_real_decoder_and_batches_are_counted(
     assert status == 200
     assert "sensevoice_batch_size_count 1.0" in metrics
     assert TestClient(create_app(starter, settings_in(tmp_path))).get("/ready").json()["device"] == "cpu"
+
+
+class Cramped:
+    """An engine on a GPU that has room for one utterance at a time, or, after `fill`, for none."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self.room = engine, 1
+        self.vocabulary, self.tags, self.info = engine.vocabulary, engine.tags, engine.info
+        self.device = engine.device
+
+    def recognise(self, utterances: Any, query: Any) -> Any:
+        if len(utterances) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. GPU 0 has 79 GiB")
+        return self._engine.recognise(utterances, query)
+
+
+def test_a_gpu_without_room_for_a_batch_fails_nobody_and_one_without_any_says_so(
+    starter: Transcriber, clips: dict[bytes, str], tmp_path: Path
+) -> None:
+    cramped = Cramped(starter.engine)
+    transcriber = replace(starter, engine=BatchingEngine([cramped]))  # type: ignore[list-item]
+    wavs = list(clips)
+
+    async def ask(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, base_url=url) as client:
+            files = [{"file": ("clip.wav", wav)} for wav in wavs]
+            return await asyncio.gather(*(client.post("/transcribe", files=one) for one in files))
+
+    with running(transcriber, settings_in(tmp_path, workers=4)) as url:
+        assert [reply.json()["text"] for reply in asyncio.run(ask(url))] == [clips[wav] for wav in wavs]
+        cramped.room = 0
+        refused = asyncio.run(ask(url))[0]
+        assert (refused.status_code, refused.json()["error"]["type"]) == (503, "MemoryFullError")
+        assert "79 GiB" not in refused.text
+        cramped.room = 1
+        assert asyncio.run(ask(url))[0].json()["text"] == clips[wavs[0]]
 
 
 def test_the_listener_sends_at_once_and_sigterm_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

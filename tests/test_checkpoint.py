@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,17 @@ def test_a_truncated_weight_file_is_named(folder: Path, share: float):
     path = folder / "model.pt"
     os.truncate(path, int(path.stat().st_size * share))
     assert complaint(folder) == ("model.pt", DAMAGES["model.pt"])
+
+
+def test_a_weight_file_of_which_one_bit_has_changed_is_named(folder: Path):
+    path = folder / "model.pt"
+    with zipfile.ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    content = bytearray(path.read_bytes())
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(content)
+    reason = f"it is damaged: the checksum of {largest.filename} is wrong"
+    assert complaint(folder) == ("model.pt", reason)
 
 
 def test_a_weight_file_that_would_run_code_is_refused_unread(folder: Path, tmp_path: Path):

@@ -242,7 +242,13 @@ WITH_CUDA_TORCH = {"triton"}  # is installed with PyTorch's CUDA builds, and don
 def missing_from(names: set[str], modules_imported: Iterable[str]) -> set[str]:
     """The distributions, by canonical name, that modules come from and that are neither named nor our own."""
     distributions = {"yaml": "PyYAML", "webvtt": "webvtt-py"}
-    own = {"sensevoice", "app_sensevoice", "training", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {
+        "sensevoice",
+        "app_sensevoice",
+        "training",
+        "benchmarks",
+        *(path.stem for path in (ROOT / "tests").glob("*.py")),
+    }
     roots = {full.split(".")[0] for full in modules_imported} - own - sys.stdlib_module_names
     needed = {canonicalize_name(distributions.get(root, root)) for root in roots}
     return needed - {canonicalize_name(name) for name in names}

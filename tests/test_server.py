@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 from uvicorn.importer import import_from_string
+
+from sensevoice.hub import STARTER_DIRECTORY
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -68,6 +72,15 @@ def test_a_model_that_is_not_there_is_a_sentence_not_a_trace(
 ) -> None:
     assert app_sensevoice.main(["--model", str(tmp_path / "nowhere"), "--offline"]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_model_that_was_not_copied_to_its_end_is_a_sentence_not_a_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(STARTER_DIRECTORY, tmp_path / "model")
+    os.truncate(tmp_path / "model" / "model.pt", 100_000)
+    assert app_sensevoice.main(["--model", str(tmp_path / "model"), "--offline"]) == 1
+    assert "model.pt cannot be used: it is damaged" in capsys.readouterr().err
 
 
 def test_the_module_has_only_the_names_it_promises() -> None:
