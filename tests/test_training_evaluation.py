@@ -155,12 +155,12 @@ def test_the_tables_give_rates_and_counts() -> None:
         result("clean", "가나", "가나", emotion="SAD", heard="ja"),
     ]
     report = markdown(results, None, 12.34)
-    assert "| unseen synthetic voices and sentences, clean | 2 | 17 % | 10 % |" in report
-    assert "| language found, synthetic | 2 | 50 % | 95 % |" in report
-    assert "| emotion by rule, macro-F1 | 2 | 0.33 | 0.80 |" in report  # (2/3 + 0) / 2
+    assert "| unseen synthetic voices and sentences, clean | 2 | 17 % |  | 10 % |" in report
+    assert "| language found, synthetic | 2 | 50 % |  | 95 % |" in report
+    assert "| emotion by rule, macro-F1 | 2 | 0.33 |  | 0.80 |" in report  # (2/3 + 0) / 2
     assert "| clean | ko | 2 | 17 % |  |  |  |  |" in report
     assert "| language: 50 % right, macro-F1 0.67 | ja | ko |\n| --- | --- | --- |\n| ko | 1 | 1 |" in report
-    assert "| size on disk, detector and all |  | 12.3 MB | 20 MB |" in report
+    assert "| size on disk, detector and all |  | 12.3 MB | 145 MB | 20 MB |" in report
 
 
 def test_a_system_that_heard_only_some_clips_says_so() -> None:
@@ -168,6 +168,16 @@ def test_a_system_that_heard_only_some_clips_says_so() -> None:
     both.answers["whisper auto"] = Answer("가나다", "ko")
     report = markdown([both, result("clean", "마", "마")], None, 1.0)
     assert "| clean | ko | 2 | 0 % |  |  | 25 % of 1 |  |" in report
+    assert "clean | 2 | 0 % |  | 10 % |" in report  # nothing to compare with there
+    whole = markdown([both], None, 1.0)
+    assert "clean | 1 | 0 % | 25 % | 10 % |" in whole
+
+
+def test_words_written_where_nobody_speaks_are_counted() -> None:
+    clips = [
+        Result("nothing", k, "", "nospeech", "", "", {"auto": Answer(k, "nospeech")}) for k in ("", "음")
+    ]
+    assert "| noise and silence: clips with words in them | 2 | 1 |  | 0 |" in markdown(clips, None, 1.0)
 
 
 def test_the_card_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
@@ -214,7 +224,7 @@ def test_a_model_is_evaluated_on_what_is_there(work: Path) -> None:
     report = evaluate_model(work, work / "model", work / "model" / "vad")
     assert report == (work / "evaluation.md").read_text(encoding="utf-8")
     assert "| voice activity: frames as the official fsmn-vad | 1 (" in report
-    assert "| 100.0 % | 95 % |" in report  # the same detector on both sides
+    assert "| 100.0 % |  | 95 % |" in report  # the same detector on both sides
     assert "| clean | ja | 1 |" in report
     assert "| language: 100 % right" in report
     clips = json.loads((work / "evaluation.json").read_text(encoding="utf-8"))["clips"]
