@@ -40,8 +40,8 @@ def load_whisper(folder: Path) -> Any:
 
 
 def hear(model: Any, path: Path, language: str | None) -> dict[str, str]:
-    """Language and text, greedily, as SenseVoice reads."""
-    segments, info = model.transcribe(str(path), language=language, temperature=0.0, beam_size=1)
+    """Language and text, greedily as SenseVoice reads; what repeats itself is tried again, as Whisper does."""
+    segments, info = model.transcribe(str(path), language=language, beam_size=1, log_prob_threshold=None)
     return {"language": info.language, "text": "".join(segment.text for segment in segments).strip()}
 
 
@@ -60,8 +60,9 @@ def main() -> None:
     model = load_whisper(work / "whisper-base")
     for name in SETS:
         manifest = work / "testsets" / f"{name}.jsonl"
-        rows = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
-        for row in map(json.loads, rows):
+        lines = manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []
+        rows = [row for row in map(json.loads, lines) if row["target"]]
+        for row in rows:
             path = manifest.parent / row["source"]
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             if found.get(f"{name}/{row['key']}", {}).get("sha256") != digest:
