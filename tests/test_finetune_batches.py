@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 import wave
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensevoice.checkpoint import Checkpoint, load_checkpoint
+from sensevoice.checkpoint import Checkpoint, find_tokenizer, load_checkpoint
 from sensevoice.finetune.batches import Batch, collate, length_batches
-from sensevoice.finetune.dataset import Example
+from sensevoice.finetune.dataset import Example, write_examples
 from sensevoice.finetune.losses import NOT_GIVEN, tag_losses, text_loss
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.network import query_ids
@@ -82,6 +83,32 @@ def test_a_batch_holds_the_features_texts_and_tags_of_its_examples(
         [ids["en"], ids["HAPPY"], ids["Speech"], ids["withitn"]],
         [ids["nospeech"], NOT_GIVEN, ids["Laughter"], NOT_GIVEN],
     ]
+
+
+def test_a_batch_is_what_funasr_trains_on(
+    starter: Checkpoint, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        funasr = pytest.importorskip("funasr.datasets.sense_voice_datasets.datasets")
+        from funasr.frontends.wav_frontend import WavFrontend
+        from funasr.tokenizer.sentencepiece_tokenizer import SentencepiecesTokenizer
+    spoken = examples[:1]
+    (tmp_path / "lists").mkdir()  # beside the sound, so that the path is written in full, which FunASR needs
+    write_examples(tmp_path / "lists" / "train.jsonl", spoken)
+    frontend = starter.config["frontend_conf"] | {"cmvn_file": str(STARTER_DIRECTORY / "am.mvn")}
+    monkeypatch.chdir(tmp_path)
+    (sample,) = funasr.SenseVoiceCTCDataset(
+        str(tmp_path / "lists" / "train.jsonl"),
+        index_ds="IndexDSJsonl",
+        frontend=WavFrontend(**frontend),
+        tokenizer=SentencepiecesTokenizer(bpemodel=str(find_tokenizer(STARTER_DIRECTORY))),
+        batch_size=10_000,
+    )
+    batch = collated(spoken, starter, told_language=1.0)
+    assert [*batch.tags[0].tolist(), *batch.targets[0].tolist()] == sample["text"].tolist()
+    assert batch.frames.tolist() == sample["speech_lengths"].tolist()
+    torch.testing.assert_close(batch.features[0], sample["speech"], atol=2e-3, rtol=0)
 
 
 def test_a_batch_in_which_nobody_speaks_has_a_loss(starter: Checkpoint, examples: list[Example]) -> None:

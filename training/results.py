@@ -225,7 +225,8 @@ def summary(results: Sequence[Result], agreement: Agreement | None, megabytes: f
         written = sum(bool(one.answers["auto"].text) for one in silent)
         rows.append(("noise and silence: clips with words in them", str(len(silent)), str(written), "", "0"))
     if agreement:
-        share = _percent(agreement.same / agreement.frames, 1)
+        parts = (agreement.same, agreement.speech_missed, agreement.speech_added)
+        share = "{} ({} missed, {} added)".format(*(_percent(part / agreement.frames, 1) for part in parts))
         length = f"{agreement.clips} ({agreement.seconds:.0f} s)"
         rows.append(("voice activity: frames as the official fsmn-vad", length, share, "", "95 %"))
     rows.append(("size on disk, detector and all", "", f"{megabytes:.1f} MB", "145 MB", "20 MB"))
