@@ -32,6 +32,7 @@ SenseVoiceError
  ├─ DatasetError (ValueError)            training data that cannot be used, line by line
  └─ ServiceError (RuntimeError)          the HTTP service cannot take or finish a request
      ├─ UnauthorizedError (PermissionError)
+     ├─ ForeignOriginError (PermissionError) another web site's script opens a live stream
      ├─ RateLimitError                   too many requests with one key
      ├─ UploadTooLargeError
      ├─ UploadTimeoutError (TimeoutError)    the client sends too slowly
@@ -299,6 +300,15 @@ class ServiceError(SenseVoiceError, RuntimeError):
 class UnauthorizedError(ServiceError, PermissionError):
     def __init__(self) -> None:
         super().__init__("This service needs a key: send the header `Authorization: Bearer <key>`.")
+
+
+class ForeignOriginError(ServiceError, PermissionError):
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"Pages of {origin} may not use this service. Whoever runs it can allow them "
+            "with SENSEVOICE_CORS_ORIGINS.",
+            origin=origin,
+        )
 
 
 class RateLimitError(ServiceError):

@@ -299,6 +299,11 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "此服务需要密钥：请发送请求头 Authorization: Bearer <密钥>。",
         "en": "This service needs a key: send the header `Authorization: Bearer <key>`.",
     },
+    "error.ForeignOriginError": {
+        "zh": "来自 {origin} 的网页不能使用本服务。管理员可通过 SENSEVOICE_CORS_ORIGINS 允许它。",
+        "en": "Pages of {origin} may not use this service. Whoever runs it can allow them "
+        "with SENSEVOICE_CORS_ORIGINS.",
+    },
     "error.RateLimitError": {
         "zh": "此密钥每分钟的请求超过了 {per_minute} 次。请在 {retry_s}后重试。",
         "en": "More than {per_minute} requests a minute with this key. Try again in {retry_s}.",

@@ -10,10 +10,12 @@ import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import SEGMENTS, FakeTranscriber
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 from serving import settings_in
 
 from sensevoice import errors
@@ -193,6 +195,42 @@ def test_many_recordings_at_once_all_come_back(tmp_path: Path) -> None:
         for thread in work:
             thread.join()
     assert replies == [200] * 8
+
+
+def named_in(schema: Any) -> Iterator[str]:
+    """The models that a schema refers to itself."""
+    options = [schema, *schema.get("anyOf", ())]
+    return (one["$ref"].rpartition("/")[2] for one in options if "$ref" in one)
+
+
+def test_every_reply_is_typed_and_shown_by_an_example_that_is_true_to_it(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    shown = set()
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            good = [reply for code, reply in operation["responses"].items() if code < "300"]
+            contents = [content for reply in good for content in reply.get("content", {}).items()]
+            assert contents or method == "delete", path
+            for media_type, content in contents:
+                names = list(named_in(content["schema"]))
+                assert names if media_type == "application/json" else content["schema"] == {"type": "string"}
+                shown |= set(names)
+    assert {"TranscriptReply", "JobReply", "JobPage", "OpenAIVerboseTranscription"} <= shown
+    models = {kind.__name__: kind for kind in subclasses(BaseModel)}
+    for name in shown:
+        assert schema["components"]["schemas"][name]["example"], name
+        example = models[name].model_config["json_schema_extra"]["example"]
+        assert models[name].model_validate(example).model_dump(mode="json", exclude_unset=True) == example, (
+            name
+        )
+        assert {key for key, one in models[name].model_fields.items() if one.is_required()} <= example.keys()
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    for one in kind.__subclasses__():
+        if one.__module__.startswith("sensevoice.apps.api"):
+            yield one
+        yield from subclasses(one)
 
 
 def test_the_docs_load_nothing_from_elsewhere(client: TestClient) -> None:

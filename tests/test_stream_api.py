@@ -466,6 +466,29 @@ def test_a_key_is_taken_from_the_header_or_the_subprotocol(
             stream(server.url + query, [], **more)
 
 
+@pytest.mark.parametrize(
+    ("origin", "settings", "welcome"),
+    [
+        ("http://{host}", {}, True),
+        ("https://a.example", {}, False),
+        ("null", {}, False),  # a file, or a frame in a sandbox
+        ("https://a.example", {"cors_origins": ("https://a.example",)}, True),
+        ("https://b.example", {"cors_origins": ("https://a.example",)}, False),
+        ("https://b.example", {"cors_origins": ("*",)}, True),
+    ],
+)
+def test_only_the_service_s_own_pages_and_those_named_may_open_a_stream(
+    serve: Callable[..., Server], origin: str, settings: dict[str, Any], welcome: bool
+) -> None:
+    url = serve(**settings).url
+    named = origin.format(host=url.split("/")[2])
+    if welcome:
+        assert stream(url, [b"\0\0"], origin=named)[-1]["type"] == "done"
+    else:
+        with pytest.raises(websockets.InvalidStatus, match="403"):
+            stream(url, [], origin=named)
+
+
 class _Failing:
     """An engine that always fails in the same way."""
 

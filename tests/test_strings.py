@@ -52,6 +52,7 @@ EXAMPLES = [
     errors.UnknownModelError("gpt", ("starter",)),
     errors.OptionConflictError("stream", "response_format=json"),
     errors.UnauthorizedError(),
+    errors.ForeignOriginError("https://a.example"),
     errors.RateLimitError(60, 3),
     errors.UploadTooLargeError(5),
     errors.UploadTimeoutError(30),

@@ -8,13 +8,14 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sensevoice.apps.api.errors import error_response, route_path
-from sensevoice.errors import RateLimitError, ServiceError, UnauthorizedError
+from sensevoice.errors import ForeignOriginError, RateLimitError, ServiceError, UnauthorizedError
 from sensevoice.settings import Settings
 
 MAX_CALLERS = 10_000  # whose rate is remembered
@@ -50,6 +51,16 @@ def given_key(scope: Scope) -> str:
     return str(next(offered, "")).removeprefix(KEY_PROTOCOL)
 
 
+def foreign_origin(headers: Headers, allowed: Iterable[str]) -> str:
+    """The web site whose script opens a WebSocket that it may not have, "" if all is well.
+
+    Browsers ask no permission for WebSockets, as they do for replies to other sites' scripts (CORS).
+    """
+    origin = headers.get("origin", "")
+    own = urlsplit(origin).netloc == headers.get("host", "")
+    return "" if own or not origin or {origin, "*"} & set(allowed) else origin
+
+
 class RateLimiter:
     """A bucket of `per_minute` tokens for each caller, which fills up again evenly within a minute."""
 
@@ -76,7 +87,7 @@ class Access:
     """ASGI middleware: lets in who has a key and has not used it too often; the body is not read before."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app, self.keys = app, settings.api_keys
+        self.app, self.keys, self.origins = app, settings.api_keys, settings.cors_origins
         self.limiter = RateLimiter(settings.rate_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +104,8 @@ class Access:
 
     def _check(self, scope: Scope) -> None:
         key = given_key(scope)
+        if scope["type"] == "websocket" and (origin := foreign_origin(Headers(scope=scope), self.origins)):
+            raise ForeignOriginError(origin)
         if self.keys and not is_known_key(key, self.keys):
             raise UnauthorizedError
         if scope.get("method", "POST") == "POST":  # a WebSocket has no method, and costs work too

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 # A module with a `router` for each; one that has things to start and stop gives its router a `lifespan`.
 ROUTERS = (transcribe, openai, jobs, stream, health)
 CPU_WORKERS, GPU_WORKERS = 2, 16
+LAST_S = 5.0
 
 
 def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
@@ -97,5 +98,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.work.open()
     await asyncio.to_thread(remove_stale, service.settings.spool_dir)
     yield
-    if not await asyncio.to_thread(service.work.close, service.settings.grace_s):
+    # the server has waited for the grace time already; this is for the threads of what it then gave up
+    if not await asyncio.to_thread(service.work.close, min(LAST_S, service.settings.grace_s)):
         log.warning("some requests were not finished within %g s", service.settings.grace_s)

@@ -64,6 +64,7 @@ STATUS: dict[type[errors.SenseVoiceError], HTTPStatus] = {
     # the service
     errors.ServiceError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    errors.ForeignOriginError: HTTPStatus.FORBIDDEN,
     errors.RateLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UploadTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.UploadTimeoutError: HTTPStatus.REQUEST_TIMEOUT,

@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from anyio import CapacityLimiter, to_thread
@@ -22,7 +22,13 @@ from fastapi import APIRouter, Depends, FastAPI, File, Form, Header, Query, Requ
 from pydantic import BaseModel, Field
 
 from sensevoice.apps.api.access import given_key
-from sensevoice.apps.api.models import OpenAIErrorReply, responses
+from sensevoice.apps.api.models import (
+    TEXT_FORMATS,
+    OpenAIErrorReply,
+    TranscriptReply,
+    example_of,
+    responses,
+)
 from sensevoice.apps.api.service import CurrentService, Service
 from sensevoice.apps.api.uploads import UploadRoute, upload_path
 from sensevoice.errors import OptionError, SenseVoiceError, UnknownFormatError, WebhookRefusedError
@@ -102,10 +108,33 @@ class JobOptions(BaseModel):
     emotion_threshold: float
 
 
+JOB: dict[str, Any] = {
+    **{"id": "019b76f3a1c04f6d2c1be0a97e55d8c1", "state": "done", "progress": 1.0},
+    **{"created_at": 1767225600.0, "started_at": 1767225601.0, "finished_at": 1767225609.0},
+    **{"expires_at": 1767830409.0},
+    "options": {
+        **{"language": "auto", "allowed_languages": ["zh", "en"], "use_itn": True, "use_vad": True},
+        **{"ban_emo_unk": False, "emotion_threshold": 0.5},
+    },
+    "files": [
+        {
+            **{"index": 0, "name": "monday.mp3", "size_bytes": 3456789, "state": "done", "progress": 1.0},
+            **{"done_s": 215.4, "total_s": 215.4, "attempts": 1, "error": None},
+        }
+    ],
+    "webhook": {
+        **{"url": "https://example.com/done", "transcript": False, "state": "delivered"},
+        **{"attempts": 1, "error": None},
+    },
+}
+
+
 class JobReply(BaseModel):
     """A job as it stands; times in seconds since 1970."""
 
-    id: str = Field(examples=["019b76f3a1c04f6d2c1be0a97e55d8c1"])
+    model_config = example_of(**JOB)
+
+    id: str
     state: State = Field(description="done: at least one file has a result; failed: none has.")
     progress: float = Field(ge=0, le=1)
     created_at: float
@@ -119,6 +148,8 @@ class JobReply(BaseModel):
 
 class JobPage(BaseModel):
     """Jobs, the youngest first."""
+
+    model_config = example_of(jobs=[JOB], next=None)
 
     jobs: list[JobReply]
     next: str | None = Field(description="What to give as `after` for the next page; null on the last one.")
@@ -411,11 +442,8 @@ async def get_job(desk: CurrentDesk, caller: Caller, job_id: str) -> JobReply:
 
 @router.get(
     "/{job_id}/result",
-    response_class=Response,
-    responses={
-        200: {"content": {one.media_type: {"schema": {"type": "string"}} for one in EXPORTERS.values()}},
-        **_failures(404, 409),
-    },
+    response_model=TranscriptReply,
+    responses={200: {"content": TEXT_FORMATS}, **_failures(404, 409)},
 )
 async def get_result(
     desk: CurrentDesk,

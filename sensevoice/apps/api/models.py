@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sensevoice.exporters import EXPORTERS
+
 PROBABILITY = Field(ge=0, le=1, description="As the model sees it, from 0 to 1.")
+
+
+def example_of(**fields: Any) -> ConfigDict:
+    """For a reply: what `/docs` shows of it."""
+    return ConfigDict(json_schema_extra={"example": fields})
 
 
 class Token(BaseModel):
@@ -109,18 +116,30 @@ class OpenAIErrorReply(BaseModel):
 class HealthReply(BaseModel):
     """The process answers."""
 
+    model_config = example_of(status="ok", model="SenseVoiceSmall", version="0.1.0")
+
     status: Literal["ok"] = "ok"
-    model: str = Field(examples=["SenseVoiceSmall"])
-    version: str = Field(examples=["1.0.0"])
+    model: str
+    version: str
 
 
 class ReadyReply(BaseModel):
     """The model has transcribed a probe clip."""
 
+    model_config = example_of(status="ready", model="SenseVoiceSmall", device="cuda:0", probe_ms=12.5)
+
     status: Literal["ready"] = "ready"
-    model: str = Field(examples=["SenseVoiceSmall"])
-    device: str = Field(examples=["cuda:0"])
-    probe_ms: float = Field(description="How long the last probe took.", examples=[12.5])
+    model: str
+    device: str
+    probe_ms: float = Field(description="How long the last probe took.")
+
+
+# what a transcript's reply may also be: every export format but JSON, whose model is TranscriptReply
+TEXT_FORMATS: dict[str, Any] = {
+    exporter.media_type: {"schema": {"type": "string"}}
+    for exporter in EXPORTERS.values()
+    if exporter.name != "json"
+}
 
 
 def responses(*statuses: int, model: type[BaseModel] = ErrorReply) -> dict[int | str, dict[str, Any]]:
@@ -184,11 +203,7 @@ class OpenAISegment(BaseModel):
 class OpenAITranscription(BaseModel):
     """response_format=json."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {"text": "今天天气真好！", "usage": {"type": "duration", "seconds": 2.4}}
-        }
-    )
+    model_config = example_of(text="今天天气真好！", usage={"type": "duration", "seconds": 2.4})
 
     text: str
     logprobs: list[LogProb] | None = None
@@ -197,6 +212,30 @@ class OpenAITranscription(BaseModel):
 
 class OpenAIVerboseTranscription(BaseModel):
     """response_format=verbose_json."""
+
+    model_config = example_of(
+        task="transcribe",
+        language="chinese",
+        duration=2.4,
+        text="今天天气真好！",
+        segments=[
+            {
+                **{"id": 0, "seek": 0, "start": 0.4, "end": 2.1, "text": "今天天气真好！", "tokens": []},
+                **{
+                    "temperature": 0.0,
+                    "avg_logprob": -0.05,
+                    "compression_ratio": 0.72,
+                    "no_speech_prob": 0.0,
+                },
+                **{"language": "zh", "language_probability": 0.98},
+                **{"emotion": "HAPPY", "emotion_probability": 0.93, "emotion_runner_up": "NEUTRAL"},
+                **{"emotion_uncertain": False},
+                **{"event": "Speech", "event_probability": 0.97, "event_runner_up": "BGM"},
+            }
+        ],
+        words=[{"word": "今天", "start": 0.45, "end": 0.69}],
+        usage={"type": "duration", "seconds": 2.4},
+    )
 
     task: Literal["transcribe"] = "transcribe"
     language: str = Field(description="In English, as Whisper says it.", examples=["chinese"])
@@ -223,10 +262,15 @@ class TextDone(BaseModel):
     logprobs: list[LogProb] | None = None
 
 
+MODEL_CARD = {"id": "SenseVoiceSmall", "object": "model", "created": 1767225600, "owned_by": "modelscope"}
+
+
 class ModelCard(BaseModel):
     """A model, as OpenAI lists it."""
 
-    id: str = Field(examples=["SenseVoiceSmall"])
+    model_config = example_of(**MODEL_CARD)
+
+    id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
@@ -234,6 +278,8 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     """All models of this service: one."""
+
+    model_config = example_of(object="list", data=[MODEL_CARD])
 
     object: Literal["list"] = "list"
     data: list[ModelCard]

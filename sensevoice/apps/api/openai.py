@@ -40,11 +40,19 @@ OTHER_FORMATS: dict[str, Any] = {
     media_type: {"schema": {"type": "string"}}
     for media_type in (
         "text/plain",
-        "text/event-stream",
         EXPORTERS["srt"].media_type,
         EXPORTERS["vtt"].media_type,
     )
 }
+EVENTS = """\
+data: {"type":"transcript.text.delta","delta":"今天天气真好！"}
+
+data: {"type":"transcript.text.done","text":"今天天气真好！"}
+
+data: [DONE]
+
+"""
+OTHER_FORMATS["text/event-stream"] = {"schema": {"type": "string"}, "example": EVENTS}
 FAILURES = responses(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504, 507, model=OpenAIErrorReply)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 
-from sensevoice.apps.api.models import TranscriptReply, responses
+from sensevoice.apps.api.models import TEXT_FORMATS, TranscriptReply, responses
 from sensevoice.apps.api.service import CurrentService
 from sensevoice.apps.api.transcribing import transcription
 from sensevoice.apps.api.uploads import WorkRoute, upload_path
@@ -17,11 +17,6 @@ from sensevoice.options import LANGUAGES, TranscribeOptions
 
 router = APIRouter(tags=["transcribe"], route_class=WorkRoute)
 
-TEXT_FORMATS: dict[str, Any] = {
-    exporter.media_type: {"schema": {"type": "string"}}
-    for exporter in EXPORTERS.values()
-    if exporter.name != "json"
-}
 FAILURES = responses(400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
