@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,15 @@ from sensevoice.finetune.dataset import read_examples
 from sensevoice.hub import STARTER_DIRECTORY
 from training.comparison import syllable_edits, word_edits
 from training.disturbances import at_snr, babble, engine, rain, telephone
-from training.results import Answer, Result, evaluate_model, markdown, put_into_card, vad_agreement
+from training.results import (
+    Answer,
+    Result,
+    evaluate_model,
+    heard_by_whisper,
+    markdown,
+    put_into_card,
+    vad_agreement,
+)
 from training.testsets import Clip, common_syllables, noisy, nothing, write_set, zhuyin
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -231,6 +240,25 @@ def test_a_model_is_evaluated_on_what_is_there(work: Path) -> None:
     heard = {clip["key"]: clip["answers"]["auto"] for clip in clips}
     assert heard["silence"] == {"text": "", "language": "nospeech", "emotion": "", "event": ""}
     assert {heard[key]["language"] for key in heard if key != "silence"} == {"ja", "ko"}
+
+
+def test_another_systems_answer_counts_only_for_the_very_same_clip(tmp_path: Path) -> None:
+    write_set(
+        tmp_path / "testsets", "clean", [Clip("a", tone(440), "음", "ko"), Clip("b", tone(440), "음", "ko")]
+    )
+    digest = hashlib.sha256((tmp_path / "testsets" / "clean" / "a.wav").read_bytes()).hexdigest()
+    answers = {mode: {"language": "ko", "text": "음"} for mode in ("auto", "given")}
+    content = {f"clean/{key}": {"sha256": digest, **answers} for key in ("a", "gone")}
+    content["clean/b"] = {"sha256": "of an earlier clip", **answers}
+    (tmp_path / "whisper-base.json").write_text(json.dumps(content), encoding="utf-8")
+    heard = heard_by_whisper(tmp_path)
+    assert heard == {"clean/a": {"whisper auto": Answer("음", "ko"), "whisper given": Answer("음", "ko")}}
+
+
+def test_an_evaluation_without_test_sets_says_which_stage_is_missing(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run stage testsets first"):
+        evaluate_model(tmp_path, work / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_frames_of_two_detectors_are_counted(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

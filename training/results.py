@@ -5,6 +5,7 @@ Writes W/evaluation.json (every clip with what was heard) and W/evaluation.md (t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -79,6 +80,8 @@ def evaluate_model(work: Path, folder: Path, vad_reference: Path | None = None) 
     """
     transcriber = Transcriber.load(str(folder), device="cpu", offline=True)
     results = list(judged(work, transcriber, heard_by_whisper(work)))
+    if not results:
+        raise FileNotFoundError(f"there are no test sets in {work / 'testsets'}: run stage testsets first")
     agreement = vad_agreement(work, transcriber.vad, vad_reference) if vad_reference else None
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     content = {
@@ -129,13 +132,18 @@ def _longest(transcript: Transcript, kind: str) -> str:
 
 
 def heard_by_whisper(work: Path) -> dict[str, dict[str, Answer]]:
-    """What `whisper_base.py` left, by set and clip."""
+    """What `whisper_base.py` left, by set and clip, as far as the clips are still the same."""
     path = work / "whisper-base.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {
         name: {f"whisper {mode}": Answer(**heard[mode]) for mode in ("auto", "given")}
         for name, heard in content.items()
+        if _sha256(work / "testsets" / f"{name}.wav") == heard["sha256"]
     }
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 # --- voice activity --------------------------------------------------------------------------------
