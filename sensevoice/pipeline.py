@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+StageObserver = Callable[[str, float], None]  # "decode" or "vad", and the seconds that a minute took
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Transcriber:
     engine: Engine
     vad: VoiceActivityDetector
     starter_reason: str = ""  # why the starter is used although nobody asked for it
+    observe: StageObserver = lambda *_: None  # may be called from several threads
 
     @classmethod
     def load(
@@ -127,8 +130,8 @@ class Transcriber:
         cutter, length = UtteranceCutter(self.vad, options), _Length()
         with Background() as background:
             blocks = decode_blocks(source, max_duration_s=options.max_duration_s, on_length=length.expect)
-            minutes = background.ahead(_minutes(blocks), MINUTES_AHEAD)
-            stretches = _find_speech(minutes, cutter, length)
+            minutes = background.ahead(_timed(_minutes(blocks), self.observe), MINUTES_AHEAD)
+            stretches = _find_speech(minutes, cutter, length, self.observe)
             yield from background.map(partial(self._recognised, options=options), stretches, self._workers)
 
     @property
@@ -219,11 +222,23 @@ def _minutes(blocks: Iterable[Samples]) -> Iterator[Samples]:
     yield np.concatenate(held)
 
 
-def _find_speech(minutes: Iterable[Samples], cutter: UtteranceCutter, length: _Length) -> Iterator[_Stretch]:
+def _timed(minutes: Iterator[Samples], observe: StageObserver) -> Iterator[Samples]:
+    start = perf_counter()
     for samples in minutes:
+        observe("decode", perf_counter() - start)
+        yield samples
+        start = perf_counter()
+
+
+def _find_speech(
+    minutes: Iterable[Samples], cutter: UtteranceCutter, length: _Length, observe: StageObserver
+) -> Iterator[_Stretch]:
+    for samples in minutes:
+        start = perf_counter()
         utterances = cutter.add(samples)
         if len(samples) < MINUTE_SAMPLES:
             utterances += cutter.finish()
+        observe("vad", perf_counter() - start)
         end_s = cutter.received / SAMPLE_RATE
         yield _Stretch(utterances, end_s, max(length.expected_s, end_s) if length.expected_s else 0.0)
 

@@ -44,6 +44,7 @@ from sensevoice.scheduler import BatchingEngine
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CLIENTS = 200
+STAGES = ("queue", "decode", "vad", "recognise", "network")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,8 @@ def test_limits_reach_into_the_real_decoder_and_batches_are_counted(
     assert (status, "AudioTooLongError" in text, "the recording is longer" in text) == (413, True, True)
     status, _, metrics = ask("zh.mp3", mp3)
     assert status == 200
-    assert "sensevoice_batch_size_count 1.0" in metrics
+    for line in ("batch_size_count", *(f'stage_seconds_count{{stage="{name}"}}' for name in STAGES)):
+        assert f"sensevoice_{line} 1.0" in metrics.splitlines(), line
     assert TestClient(create_app(starter, settings_in(tmp_path))).get("/ready").json()["device"] == "cpu"
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -52,7 +53,7 @@ def create_app(transcriber: Transcriber, settings: Settings) -> FastAPI:
         title="SenseVoice Studio", version=__version__, docs_url=None, redoc_url=None, lifespan=_lifespan
     )
     metrics = Metrics()
-    _watch_batches(transcriber, metrics)
+    transcriber = _measured(transcriber, metrics)
     work = WorkQueue(settings.workers or _default_workers(transcriber), settings.queue_length, metrics)
     app.state.service = Service(
         transcriber, settings, work, metrics, Probe(transcriber), started_at=int(time.time())
@@ -70,11 +71,12 @@ def _default_workers(transcriber: Transcriber) -> int:
     return CPU_WORKERS if device_of(transcriber) == "cpu" else GPU_WORKERS
 
 
-def _watch_batches(transcriber: Transcriber, metrics: Metrics) -> None:
-    """Count the batches of an engine that makes any; a test's transcriber may have no engine."""
+def _measured(transcriber: Transcriber, metrics: Metrics) -> Transcriber:
+    """The transcriber, with its stages and its engine's batches in the metrics; a test's own may have neither."""
     engine = getattr(transcriber, "engine", None)
     if isinstance(engine, BatchingEngine):
         engine.observers.append(metrics.see_batch)
+    return replace(transcriber, observe=metrics.see_stage) if hasattr(transcriber, "observe") else transcriber
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:

@@ -22,7 +22,8 @@ class Metrics:
         self.audio_seconds = self._counter("audio_seconds", "Seconds of sound transcribed")
         self.stages = Histogram(
             "sensevoice_stage_seconds",
-            "How long each stage of a request took",
+            "How long a request waited (queue) and was worked on (recognise, of which decode and vad: a minute "
+            "of its sound), and how long the batches took (network)",
             ["stage"],
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
@@ -39,6 +40,10 @@ class Metrics:
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """A gauge that is read when Prometheus asks."""
         Gauge(f"sensevoice_{name}", description, registry=self.registry).set_function(value)
+
+    def see_stage(self, stage: str, took_s: float) -> None:
+        """To be told of every minute that was decoded or searched for speech: see `Transcriber.observe`."""
+        self.stages.labels(stage).observe(took_s)
 
     def see_batch(self, utterances: int, took_s: float) -> None:
         """To be told of every batch: see `BatchingEngine.observers`."""
