@@ -1,10 +1,10 @@
-"""What no recorder ever wrote, for the decoder: `python tests/decode_fuzz.py 10000`.
+"""What no recorder ever wrote, for the decoder: `PYTHONPATH=. python tests/decode_fuzz.py 10000`.
 
 Case n is the same whenever it is made: noise, samples of every format cut short, with bits flipped, with pieces
 missing, doubled or of another file, with numbers in their headers that lie, and recordings of hours in a few
 kilobytes. A process of its own decodes them, so that a crash or a hang of the native code is seen, and is
 replaced if it ends. Each case must end as a recording or as one of our errors, within 5 s of the processor's
-time and 160 MB of memory. Exit code 1 if one does not; `python tests/decode_fuzz.py --case n` tries one alone.
+time and 160 MB of memory. Exit code 1 if one does not; `--case n` tries one alone.
 """
 
 from __future__ import annotations

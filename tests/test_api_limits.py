@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import SEGMENTS, FakeTranscriber
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 from serving import PATIENCE_S, BusyTranscriber, eventually, left_in_spool, running, serving, settings_in
 from test_api import wav_bytes
@@ -336,6 +338,9 @@ def test_an_upload_that_comes_byte_by_byte_is_cut_off(tmp_path: Path, limits: di
                 reply = connection.recv(4096)
             except TimeoutError:
                 continue
+        connection.settimeout(PATIENCE_S)
+        while reply and b"}" not in reply:
+            reply += connection.recv(4096)
         connection.close()
         assert reply.startswith(b"HTTP/1.1 408")
         assert b"UploadTimeoutError" in reply
@@ -386,6 +391,27 @@ def dripped(connection: socket.socket, head: bytes) -> bytes:
         except TimeoutError:
             connection.sendall(b"x")
     return b""
+
+
+def test_an_open_page_does_not_keep_the_service_from_ending(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, grace_s=10 * PATIENCE_S)
+    app = create_app(FakeTranscriber(), settings)  # type: ignore[arg-type]
+
+    @app.get("/gradio_api/heartbeat/{session}")
+    async def beat(session: str) -> StreamingResponse:
+        async def for_ever() -> AsyncIterator[str]:
+            while True:
+                yield "ALIVE"
+                await asyncio.sleep(0.05)
+
+        return StreamingResponse(for_ever())
+
+    with serving(app, settings) as url:
+        page = connected(url)
+        page.sendall(b"GET /gradio_api/heartbeat/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert page.recv(15) == b"HTTP/1.1 200 OK"
+    with page, page.makefile("rb") as rest:
+        assert b"ALIVE" in rest.read()  # up to the end of the connection
 
 
 # Faults ------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sensevoice.settings import Settings
 
 BYTES_PER_KB = 1024
+HEARTBEAT = "/heartbeat/"  # Gradio's: as long as a page is open, so is this reply
 ENDING = "sensevoice.ending"  # key of a WebSocket's message that comes from the server: it is about to end
 
 
@@ -54,6 +55,12 @@ class TimedConnection(H11Protocol):
         self._stop_watching()
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        """SIGTERM has come. What runs is finished; but an open page's sign of life never would be."""
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete and HEARTBEAT in self.scope["path"]:
+            self.transport.close()
+
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_watching()
@@ -72,8 +79,8 @@ class TimedConnection(H11Protocol):
             body = json.dumps(error_body("", status_of(error), type(error).__name__, str(error))).encode()
             headers = [("content-type", "application/json"), ("connection", "close")]
             reply = h11.Response(status_code=status_of(error), headers=headers)
-            for event in (reply, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event))
+            events = (reply, h11.Data(data=body), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 
 
