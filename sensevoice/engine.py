@@ -19,7 +19,7 @@ from sensevoice.network import LANGUAGE_QUERIES
 from sensevoice.options import LANGUAGES
 from sensevoice.packing import row_count
 from sensevoice.precision import choose_precision
-from sensevoice.runners import PackedRunner, PaddedRunner, Runner, Utterance
+from sensevoice.runners import PackedRunner, ProcessorRunner, Runner, Utterance
 from sensevoice.scores import FrameScores, Query
 from sensevoice.tags import TAGS, Tag
 
@@ -75,7 +75,7 @@ class TorchEngine:
         self.precision = choose_precision(precision, place, checkpoint.info.parameters)
         tag_ids = np.array(sorted(checkpoint.vocabulary.special_ids), np.int32)
         self.runner: Runner = (
-            PaddedRunner(checkpoint.network, checkpoint.frontend, tag_ids, self.precision)
+            ProcessorRunner(checkpoint.network, checkpoint.frontend, tag_ids, self.precision)
             if place.type == "cpu"
             else PackedRunner(checkpoint.network, checkpoint.frontend, tag_ids, place, self.precision)
         )

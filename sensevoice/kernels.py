@@ -77,9 +77,9 @@ class PlainKernels:
         total = x + more
         return total, normalised(total, norm).to(more.dtype)
 
-    def best_tokens(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Kernels`."""
-        logits = logits + bias
+    def best_tokens(self, logits: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Kernels`; without a bias it is in the logits already."""
+        logits = logits if bias is None else logits + bias
         best, ids = logits.max(-1)
         total = logits.logsumexp(-1)
         return ids.to(torch.int32), (best - total).exp(), total

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,18 @@ from sensevoice.network import FeedForward, SanmAttention, SanmBlock, SenseVoice
 from sensevoice.packing import PackedBatch
 from sensevoice.scores import N_QUERY_FRAMES
 
-HEAD_ROWS = 4_096  # the head's output is 25,055 wide: 410 MB at a time
-
 Attend = Callable[[Tensor], Tensor]  # queries, keys and values [rows, 3 * size] -> [rows, size]
 Attention = Callable[[PackedBatch, int], Attend]  # of a batch, for so many heads
+
+
+class Layer(Protocol):
+    """A linear layer."""
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """[rows, inputs] -> [rows, outputs]."""
+
+    def rectified(self, x: Tensor, /) -> Tensor:
+        """The same through a rectifier."""
 
 
 class Linear(NamedTuple):
@@ -47,17 +55,19 @@ class Block(NamedTuple):
     """The weights of one `SanmBlock`."""
 
     norm1: Norm
-    qkv: Linear
-    out: Linear
+    qkv: Layer
+    out: Layer
     taps: Tensor  # [order, size] float32
     norm2: Norm
-    w_1: Linear
-    w_2: Linear
+    w_1: Layer
+    w_2: Layer
     widens: bool
 
 
 class PackedNetwork:
     """Weights on a device, and what is computed with them; holds nothing of a batch."""
+
+    head_rows = 4_096  # the head's output is 25,055 wide: 410 MB at a time
 
     def __init__(
         self,
@@ -108,10 +118,7 @@ class PackedNetwork:
 
     def answer(self, encoded: Tensor, batch: PackedBatch) -> Tensor:
         """What the host needs of [rows, size], in one tensor."""
-        found = [
-            self._kernels.best_tokens(self._logits(rows.to(self._dtype)), self._head_bias)
-            for rows in torch.split(encoded, HEAD_ROWS)
-        ]
+        found = [self._best_tokens(rows) for rows in torch.split(encoded, self.head_rows)]
         ids, probabilities, totals = (torch.cat(parts) for parts in zip(*found, strict=True))
         rows = batch.indices.query_rows
         tags = self._tag_head(encoded[rows]) - totals[rows][:, None]
@@ -135,6 +142,10 @@ class PackedNetwork:
             x, hidden = kernels.add(x, more, following.norm1)
         raise AssertionError("the last block returns")
 
+    def _best_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Kernels`."""
+        return self._kernels.best_tokens(self._logits(rows.to(self._dtype)), self._head_bias)
+
     def _logits(self, rows: Tensor) -> Tensor:
         """[rows, size] -> [rows, vocabulary] float32, without the bias."""
         if rows.is_cuda and rows.dtype != torch.float32:
@@ -157,7 +168,8 @@ class PackedNetwork:
             widens=block.widens,
         )
 
-    def _linear(self, linear: nn.Linear) -> Linear:
+    def _linear(self, linear: nn.Module) -> Layer:
+        assert isinstance(linear, nn.Linear)
         return Linear(self._rounded(linear.weight), self._rounded(linear.bias))
 
     def _norm(self, norm: nn.LayerNorm) -> Norm:

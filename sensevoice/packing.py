@@ -73,10 +73,11 @@ class Packing:
         utterances: Sequence[npt.NDArray[np.float32]],
         queries: Sequence[Query],
         lfr_n: int,
+        row_step: int = ROW_STEP,
     ) -> Packing:
-        """With no more rows than are needed, but for a few."""
+        """With no more rows than are needed, but for fewer than `row_step`."""
         lengths = [row_count(len(utterance), lfr_n) for utterance in utterances]
-        rows = -(-sum(lengths) // ROW_STEP) * ROW_STEP
+        rows = -(-sum(lengths) // row_step) * row_step
         return cls(utterances, queries, lfr_n, rows, len(utterances), max(lengths))
 
     @property

@@ -1,4 +1,4 @@
-"""One batch on one device: padded on processors, packed on GPUs."""
+"""One packed batch on one device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from sensevoice.features import Frontend
 from sensevoice.graphs import GraphCache, graph_sized
 from sensevoice.kernels import Kernels, Norm, PlainKernels
-from sensevoice.network import NetworkShape, SenseVoiceNetwork, query_ids
+from sensevoice.network import NetworkShape, SenseVoiceNetwork
 from sensevoice.packed import Attention, PackedNetwork, padded_attention, varlen_attention
 from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host
-from sensevoice.precision import DTYPES, in_precision
-from sensevoice.scores import N_QUERY_FRAMES, FrameScores, Query
+from sensevoice.precision import DTYPES
+from sensevoice.processor import ProcessorNetwork
+from sensevoice.scores import FrameScores, Query
 from sensevoice.triton_kernels import HAS_TRITON, TritonKernels
 
 log = logging.getLogger(__name__)
@@ -29,9 +29,8 @@ log = logging.getLogger(__name__)
 Utterance = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
 
-CPU_BATCH_FRAMES = 1_000  # one minute, padding included: more does not make a processor faster
+CPU_BATCH_FRAMES = 1_280  # what `scheduler.BATCH_S` of speech needs: more does not make a processor faster
 GPU_BATCH_FRAMES = 22_528  # what `scheduler.GPU_BATCH_S` of speech needs: the largest graph's size
-HEAD_FRAMES = 2_048  # the head's output is 25,055 wide: 200 MB at a time
 
 
 class Runner(Protocol):
@@ -45,59 +44,24 @@ class Runner(Protocol):
         ...
 
 
-class PaddedRunner:
-    """`network.py` as it is, on utterances filled up to the longest."""
+class ProcessorRunner:
+    """`processor.py`; the scheduler gives a processor one batch at a time, and that all cores."""
 
     batch_frames = CPU_BATCH_FRAMES
-    pads = True
+    pads = False
 
     def __init__(
         self, network: SenseVoiceNetwork, frontend: Frontend, tag_ids: Ids, precision: str = "fp32"
     ) -> None:
-        self.network = in_precision(network, precision)
-        self.frontend = frontend
-        self._dtype = DTYPES[precision]
-        self._tag_ids = tag_ids
+        self._network = ProcessorNetwork(network, frontend, tag_ids, precision)
+        self._lfr_n, self._tag_ids = frontend.lfr_n, tag_ids
 
     def __call__(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> list[FrameScores]:
         """See `Runner`."""
-        features = [
-            self.frontend(torch.from_numpy(np.require(u, np.float32, ["C", "W"]))) for u in utterances
-        ]
-        encoded = self.encode(features, queries)  # [batch, 4 + frames, size]
-        lengths = [N_QUERY_FRAMES + len(feature) for feature in features]
-        tags = (
-            self.network.ctc(encoded[:, :N_QUERY_FRAMES]).float().log_softmax(-1)[..., self._tag_ids].numpy()
-        )
-        ids, probabilities = self._best_tokens(
-            torch.cat([rows[:length] for rows, length in zip(encoded, lengths, strict=True)])
-        )
-        ends = np.cumsum(lengths).tolist()
-        return [
-            FrameScores(
-                ids[end - length : end], probabilities[end - length : end], tag_log_probs, self._tag_ids
-            )
-            for end, length, tag_log_probs in zip(ends, lengths, tags, strict=True)
-        ]
-
-    def encode(self, features: Sequence[Tensor], queries: Sequence[Query]) -> Tensor:
-        """[frames, input] of each utterance -> [batch, 4 + frames, size]."""
-        lengths = [len(feature) for feature in features]
-        asked = torch.tensor([query_ids(q.language, q.use_itn) for q in queries])
-        padded = None if len(set(lengths)) == 1 else torch.tensor(lengths)
-        stacked = pad_sequence(list(features), batch_first=True).to(self._dtype)
-        x, valid = self.network.with_queries(stacked, asked, padded)
-        return self.network.encoder(x, valid)  # type: ignore[no-any-return]
-
-    def _best_tokens(self, encoded: Tensor) -> tuple[Ids, npt.NDArray[np.float32]]:
-        """The best token of each of [frames, size], and its probability."""
-        ids, probabilities = [], []
-        for block in torch.split(encoded, HEAD_FRAMES):
-            logits = self.network.ctc(block).float()  # [frames, vocabulary]
-            best, index = logits.max(-1)
-            ids.append(index.to(torch.int32))
-            probabilities.append((best - logits.logsumexp(-1)).exp())
-        return torch.cat(ids).numpy(), torch.cat(probabilities).numpy()
+        packing, device = Packing.of(utterances, queries, self._lfr_n, row_step=1), torch.device("cpu")
+        batch = new_batch(packing, device)
+        fill(batch, *on_host(packing, device))
+        return packing.read(self._network(batch).numpy(), self._tag_ids)
 
 
 class PackedRunner:

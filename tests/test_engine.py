@@ -80,14 +80,18 @@ def test_batching_changes_nothing_but_rounding(
     assert all(close(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_batches_hold_everything_once_and_keep_to_the_frame_budget(small_model: Checkpoint):
+@pytest.mark.parametrize("pads", [True, False])
+def test_batches_hold_everything_once_and_keep_to_the_frame_budget(small_model: Checkpoint, pads: bool):
     engine = TorchEngine(small_model, "cpu", max_batch_frames=500)
+    engine.runner.pads = pads
     frames = [10, 400, 20, 600, 20, 90, 90, 90, 90, 90, 90]
     batches = list(engine._batches(frames))
     assert sorted(index for batch in batches for index in batch) == list(range(len(frames)))
     for batch in batches:
-        assert len(batch) == 1 or max(frames[i] for i in batch) * len(batch) <= 500
-    assert batches == [[3], [1], [5, 6, 7, 8, 9], [10, 2, 4, 0]]
+        rows = [max(frames[j] for j in batch) if pads else frames[i] for i in batch]
+        assert len(batch) == 1 or sum(rows) <= 500
+    padded, packed = [[3], [1], [5, 6, 7, 8, 9], [10, 2, 4, 0]], [[3], [1, 5], [6, 7, 8, 9, 10, 2, 4, 0]]
+    assert batches == (padded if pads else packed)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399])

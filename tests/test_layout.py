@@ -32,7 +32,7 @@ ORDER = (
     *("background", "audio"),
     *("features", "vad_network", "vad_decision", "vad", "vad_stream", "utterances"),
     *("scores", "network", "precision", "packing"),
-    *("kernels", "triton_kernels", "packed", "graphs", "runners"),
+    *("kernels", "triton_kernels", "packed", "processor", "graphs", "runners"),
     *("hub", "checkpoint", "engine", "scheduler"),
     *("ctc", "transcript", "records"),
     *("timeline", "subtitles", "exporters"),

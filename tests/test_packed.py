@@ -1,4 +1,4 @@
-"""Packed batches, as GPUs run them, against the padded network, on a processor."""
+"""Packed batches, as GPUs and processors run them, against the padded network, on a processor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import speech_like
+from padded import padded_scores
 
 from sensevoice.checkpoint import Checkpoint
 from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, GraphCache, graph_sized
@@ -21,7 +22,9 @@ from sensevoice.kernels import PlainKernels
 from sensevoice.network import sinusoids
 from sensevoice.packed import Attend, PackedNetwork, padded_attention
 from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host, row_count
-from sensevoice.runners import GPU_BATCH_FRAMES, PackedRunner, PaddedRunner, Utterance
+from sensevoice.precision import QuantisedLinear
+from sensevoice.processor import CANDIDATES, RefinedHead, add_filtered
+from sensevoice.runners import GPU_BATCH_FRAMES, PackedRunner, ProcessorRunner, Utterance
 from sensevoice.scheduler import GPU_BATCH_S
 from sensevoice.scores import FrameScores, Query
 
@@ -50,9 +53,9 @@ def tag_ids(small_model: Checkpoint) -> np.ndarray:
 def expected(
     small_model: Checkpoint, tag_ids: np.ndarray, utterances: list[Utterance], queries: list[Query]
 ) -> list[FrameScores]:
-    runner = PaddedRunner(small_model.network, small_model.frontend, tag_ids)
-    with torch.inference_mode():
-        return [runner([u], [q])[0] for u, q in zip(utterances, queries, strict=True)]
+    return [
+        padded_scores(small_model, tag_ids, [u], [q])[0] for u, q in zip(utterances, queries, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +71,69 @@ def assert_equal_but_for_rounding(found: Sequence[FrameScores], wanted: Sequence
         np.testing.assert_array_equal(a.tag_ids, b.tag_ids)
 
 
+@pytest.fixture(scope="module")
+def processor(small_model: Checkpoint, tag_ids: np.ndarray) -> ProcessorRunner:
+    return ProcessorRunner(small_model.network, small_model.frontend, tag_ids)
+
+
+@pytest.fixture(params=["packed", "processor"])
+def runner(request: pytest.FixtureRequest) -> PackedRunner | ProcessorRunner:
+    found: PackedRunner | ProcessorRunner = request.getfixturevalue(request.param)
+    return found
+
+
 def test_a_packed_batch_gives_what_each_utterance_gives_alone(
-    packed: PackedRunner, utterances: list[Utterance], queries: list[Query], expected: list[FrameScores]
+    runner: PackedRunner | ProcessorRunner,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
 ) -> None:
-    assert_equal_but_for_rounding(packed(utterances, queries), expected)
+    assert_equal_but_for_rounding(runner(utterances, queries), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 6, 40])
+def test_shifted_sums_are_a_convolution(rows: int) -> None:
+    random = torch.Generator().manual_seed(rows)
+    values, taps = torch.randn(rows, 8, generator=random), torch.randn(11, 8, generator=random)
+    total = torch.ones(rows, 8)
+    add_filtered(total, values, taps)
+    wanted = torch.nn.functional.conv1d(values.t()[None], taps.t()[:, None], padding=5, groups=8)[0].t()
+    torch.testing.assert_close(total, 1 + wanted)
+
+
+@torch.inference_mode()
+def test_the_int8_heads_best_token_is_the_exact_one_and_so_is_its_logit() -> None:
+    torch.manual_seed(3)
+    head, rows = torch.nn.Linear(64, 900), torch.randn(300, 64)
+    wanted, found = head(rows), RefinedHead(head)(rows)
+    rough = QuantisedLinear(head)(rows)
+    assert (rough.argmax(-1) != wanted.argmax(-1)).any()
+    assert torch.equal(found.argmax(-1), wanted.argmax(-1))
+    torch.testing.assert_close(found.topk(CANDIDATES // 2).values, wanted.topk(CANDIDATES // 2).values)
+    shift = (found.logsumexp(-1) - wanted.logsumexp(-1)).abs()
+    assert shift.max() < 0.01
+
+
+def test_padding_changes_nothing_but_rounding_either(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+) -> None:
+    assert_equal_but_for_rounding(padded_scores(small_model, tag_ids, utterances, queries), expected)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 64])
 def test_batches_of_any_size_agree(
-    packed: PackedRunner,
+    runner: PackedRunner | ProcessorRunner,
     utterances: list[Utterance],
     queries: list[Query],
     expected: list[FrameScores],
     count: int,
 ) -> None:
     turns = [i % len(utterances) for i in range(count)]
-    found = packed([utterances[i] for i in turns], [queries[i] for i in turns])
+    found = runner([utterances[i] for i in turns], [queries[i] for i in turns])
     assert_equal_but_for_rounding(found, [expected[i] for i in turns])
 
 
@@ -129,18 +179,23 @@ def test_the_networks_input_is_that_of_each_utterances_own_features(
         start += length
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.02), (torch.bfloat16, 0.15)])
+@pytest.mark.parametrize("kind", ["packed", "processor"])
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 0.02), ("bf16", 0.15)])
 def test_half_precision_is_near(
     small_model: Checkpoint,
     tag_ids: np.ndarray,
     utterances: list[Utterance],
     queries: list[Query],
     expected: list[FrameScores],
-    dtype: torch.dtype,
+    kind: str,
+    precision: str,
     most: float,
 ) -> None:
-    precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    runner = PackedRunner(small_model.network, small_model.frontend, tag_ids, CPU, precision)
+    runner = (
+        PackedRunner(small_model.network, small_model.frontend, tag_ids, CPU, precision)
+        if kind == "packed"
+        else ProcessorRunner(small_model.network, small_model.frontend, tag_ids, precision)
+    )
     for a, b in zip(runner(utterances, queries), expected, strict=True):
         assert np.abs(a.probabilities - b.probabilities)[a.ids == b.ids].max() < most
         assert np.mean(a.ids == b.ids) > 1 - 2 * most
