@@ -122,6 +122,17 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "正在识别 {done} / {total}",
         "en": "Recognising {done} of {total}",
     },
+    "bench.model": {
+        "zh": "{model}，{device}，精度 {precision}，加载用时 {seconds} 秒",
+        "en": "{model} on {device}, precision {precision}, loaded in {seconds} s",
+    },
+    "bench.row": {
+        "zh": "{name}：{sound} 秒音频用时 {took} 秒，RTFx {rtfx}",
+        "en": "{name}: {sound} s of sound in {took} s, RTFx {rtfx}",
+    },
+    "bench.detect": {"zh": "语音检测", "en": "speech detection"},
+    "bench.recognise": {"zh": "语音识别", "en": "recognition"},
+    "bench.recording": {"zh": "完整识别 {name}", "en": "all of {name}"},
     "status.working_on": {"zh": "正在识别，已完成 {done}", "en": "Recognising, {done} done"},
     "status.reading": {"zh": "正在读取音频…", "en": "Reading the recording…"},
     "status.stopped": {"zh": "已停止。", "en": "Stopped."},

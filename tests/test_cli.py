@@ -397,7 +397,7 @@ def test_an_output_folder_that_is_a_file_is_wrong_usage(
     assert f"argument --out: {recordings / 'notes.txt'}: File exists" in said
 
 
-@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["download"], ["serve"], ["info"]])
+@pytest.mark.parametrize("command", [["transcribe", "a.wav"], ["download"], ["serve"], ["info"], ["bench"]])
 def test_a_wrong_variable_is_named_by_every_command(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -504,6 +504,28 @@ def test_info_names_versions_model_and_terms(capsys: pytest.CaptureFixture[str])
     assert "iic/SenseVoiceSmall (modelscope): not cached\n" in text
 
 
+def test_bench_times_speech_detection_and_recognition(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "--lang", "en") == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.startswith("starter on cpu, precision auto, loaded in ")
+    assert [row.rpartition(" s, RTFx")[0].rpartition(" in ")[0] for row in rows] == [
+        "speech detection: 10 s of sound",
+        "recognition: 10 s of sound",
+        "speech detection: 60 s of sound",
+        "recognition: 60 s of sound",
+    ]
+    assert all(float(row.split(" in ")[1].split()[0]) > 0 for row in rows)
+
+
+def test_bench_times_a_recording_in_either_language(
+    recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bench", "--lang", "zh", recordings / "a.wav") == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("完整识别 a.wav：1 秒音频用时 ")
+    assert run("bench", recordings / "notes.txt") == 1
+    assert "notes.txt cannot be read as a recording" in capsys.readouterr().err
+
+
 def test_info_says_what_is_wrong_with_a_model_or_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -548,7 +570,7 @@ def program(*arguments: object, **options: object) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", "transcribe", "download", "serve", "info"])
+@pytest.mark.parametrize("command", ["", "transcribe", "download", "serve", "info", "bench"])
 def test_help_is_to_be_had_for_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([*command.split(), "--help"])
@@ -565,6 +587,17 @@ def test_no_heavy_library_is_loaded_before_it_is_needed() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("chosen", ["", "ACTIVE"])
+def test_pytorchs_threads_sleep_while_they_wait_unless_told_otherwise(chosen: str) -> None:
+    code = "import os, sys, sensevoice.apps.cli; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == (chosen or "PASSIVE")
 
 
 def test_the_module_runs_as_a_program() -> None:

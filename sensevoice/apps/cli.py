@@ -1,4 +1,4 @@
-"""The command line: `sensevoice transcribe`, `download`, `serve` and `info`.
+"""The command line: `sensevoice transcribe`, `download`, `serve`, `info` and `bench`.
 
     sensevoice transcribe meeting.mp3
     sensevoice transcribe interviews/ -l en -f txt,json,srt --out transcripts
@@ -101,6 +101,12 @@ def make_parser() -> argparse.ArgumentParser:
         commands, "info", show_info, "versions, devices, and the model with its terms", MODEL_OPTIONS
     )
     info.add_argument("--json", action="store_true", help="as JSON")
+    measure = add_command(
+        commands, "bench", bench, "measure how fast this machine is", (*MODEL_OPTIONS, "lang")
+    )
+    measure.add_argument(
+        "recording", nargs="?", type=Path, metavar="FILE", help="time this recording [default: noise]"
+    )
     return parser
 
 
@@ -299,6 +305,18 @@ def _fetch(model_id: str, source: Any, *, offline: bool) -> Path:
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the page and the HTTP service until interrupted."""
     return server.run(read_settings(arguments.parser, arguments))
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Print how long speech detection and recognition take here, or all of one recording."""
+    from sensevoice.apps.bench import bench_report
+
+    settings = read_settings(arguments.parser, arguments)
+    start_logging(settings.log_level)
+    lang = settings.lang if settings.lang in LANGS else DEFAULT_LANG
+    for line in bench_report(settings, arguments.recording, lang):
+        print(line, flush=True)
+    return OK
 
 
 def show_info(arguments: argparse.Namespace) -> int:
