@@ -6,6 +6,7 @@ Matrix products and attention are in `dtype`, everything between them in float32
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -64,6 +65,19 @@ class Block(NamedTuple):
     widens: bool
 
 
+def _block_in_dtype(block: Block, dtype: torch.dtype) -> Block:
+    return block._replace(
+        qkv=_in_dtype(block.qkv, dtype),
+        out=_in_dtype(block.out, dtype),
+        w_1=_in_dtype(block.w_1, dtype),
+        w_2=_in_dtype(block.w_2, dtype),
+    )
+
+
+def _in_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
+    return Linear(layer.weight.to(dtype), layer.bias.to(dtype)) if isinstance(layer, Linear) else layer
+
+
 class PackedNetwork:
     """Weights on a device, and what is computed with them; holds nothing of a batch."""
 
@@ -91,6 +105,15 @@ class PackedNetwork:
         self._head, self._head_bias = self._rounded(head.weight), self._exact(head.bias)
         tags = torch.from_numpy(tag_ids).long().to(self._device)
         self._tag_head = Linear(self._exact(head.weight)[tags], self._head_bias[tags])
+
+    def in_dtype(self, dtype: torch.dtype) -> PackedNetwork:
+        """The same with its matrices, which are none of int8, in another number format."""
+        other = copy.copy(self)
+        other._dtype, other._head = dtype, self._head.to(dtype)
+        other._blocks, other._tp_blocks = (
+            [_block_in_dtype(block, dtype) for block in blocks] for blocks in (self._blocks, self._tp_blocks)
+        )
+        return other
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """[rows * 2 + sequences * 4 * tags] int32: ids, then the bits of probabilities and tags."""

@@ -86,19 +86,26 @@ class PackedRunner:
         """`frontend` is moved to the device; `graphs`: whether to capture CUDA graphs."""
         dtype = DTYPES[precision]
         self._frontend = frontend.to(device)
+        self._device, self._tag_ids = device, tag_ids
         with current(device):
             attention = choose_attention(network.shape, device, dtype)
             kernels = choose_kernels(device)
             self._network = PackedNetwork(network, self._frontend, tag_ids, dtype, kernels, attention)
-            captures = graphs and attention is varlen_attention
-            self._graphs = GraphCache(self._network, device, frontend.lfr_n) if captures else None
+            self._graphs = self._no_graphs_yet() if graphs and attention is varlen_attention else None
         self.pads = attention is padded_attention
-        self._device, self._tag_ids = device, tag_ids
+        self._may_overflow = dtype is torch.float16
         self._launching = Lock()
 
     def __call__(self, utterances: Sequence[Utterance], queries: Sequence[Query]) -> list[FrameScores]:
-        """See `Runner`."""
-        packing = Packing.of(utterances, queries, self._frontend.lfr_n)
+        """See `Runner`. If the numbers grow too large for fp16, they are computed in bf16 from then on."""
+        may_overflow = self._may_overflow
+        scores = self._compute(Packing.of(utterances, queries, self._frontend.lfr_n))
+        if may_overflow and any(np.isnan(one.probabilities).any() for one in scores):
+            self._leave_fp16()
+            return self(utterances, queries)
+        return scores
+
+    def _compute(self, packing: Packing) -> list[FrameScores]:
         sized = graph_sized(packing) if self._graphs else None
         plan = sized or packing
         samples, numbers = on_host(plan, self._device)
@@ -111,6 +118,18 @@ class PackedRunner:
                 answer = self._network(batch)
             wait = fetch(answer)
         return plan.read(wait(), self._tag_ids)
+
+    def _leave_fp16(self) -> None:
+        with self._launching, current(self._device):
+            if not self._may_overflow:  # another thread has just done it
+                return
+            log.warning("this model's numbers are too large for fp16: bf16 is used from now on")
+            self._network = self._network.in_dtype(torch.bfloat16)
+            self._graphs = self._no_graphs_yet() if self._graphs else None
+            self._may_overflow = False
+
+    def _no_graphs_yet(self) -> GraphCache:
+        return GraphCache(self._network, self._device, self._frontend.lfr_n)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     precision: Precision = Field(
         "auto",
         description="Number format: auto, fp32, fp16, bf16 or int8. "
-        "auto: int8 for large models on processors that gain by it, else fp32.",
+        "auto: fp16 on GPUs, int8 for large models on processors that gain by it, else fp32.",
     )
     offline: bool = Field(False, description="Never touch the network.")
 

@@ -139,7 +139,9 @@ class VoiceActivityDetector:
 
     def upload(self, block: npt.NDArray[np.float32]) -> Tensor:
         """[n] samples to where frames are scored; the host does not wait."""
-        samples = torch.tensor(block, dtype=torch.float32, pin_memory=self.device.type == "cuda")
+        samples = torch.tensor(block, dtype=torch.float32)
+        if self.device.type == "cuda":
+            samples = samples.pin_memory()
         return samples.to(self.device, non_blocking=True)
 
     def _decide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -199,6 +200,25 @@ def test_half_precision_is_near(
     for a, b in zip(runner(utterances, queries), expected, strict=True):
         assert np.abs(a.probabilities - b.probabilities)[a.ids == b.ids].max() < most
         assert np.mean(a.ids == b.ids) > 1 - 2 * most
+
+
+def test_a_model_whose_numbers_overflow_fp16_is_computed_in_bf16(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    large = copy.deepcopy(small_model.network)
+    with torch.no_grad():
+        large.encoder.encoders0[0].feed_forward.w_2.weight.mul_(1e6)
+    wanted = PackedRunner(large, small_model.frontend, tag_ids, CPU)(utterances, queries)
+    runner = PackedRunner(large, small_model.frontend, tag_ids, CPU, "fp16")
+    for _ in range(2):
+        found = runner(utterances, queries)
+        assert all(np.isfinite(one.probabilities).all() for one in found)
+        assert np.mean([np.mean(a.ids == b.ids) for a, b in zip(found, wanted, strict=True)]) > 0.8
+    assert [record.message.count("bf16") for record in caplog.records] == [1]
 
 
 def test_a_graph_is_as_large_as_its_batch_needs_and_no_larger(utterances: list[Utterance]) -> None:

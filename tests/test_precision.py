@@ -28,12 +28,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
     [
         ("auto", CPU, 9_000_000, "fp32"),
         ("auto", CPU, WORTH_QUANTISING, "int8" if has_fast_bytes() else "fp32"),
-        ("auto", GPU, 900_000_000, "fp32"),
+        ("auto", GPU, 900_000_000, "fp16"),
         ("bf16", GPU, 9_000_000, "bf16"),
         ("int8", CPU, 9_000_000, "int8"),
     ],
 )
-def test_auto_is_int8_for_large_models_on_processors_and_float32_elsewhere(
+def test_auto_is_int8_for_large_models_on_processors_and_fp16_on_gpus(
     asked: str, device: torch.device, parameters: int, chosen: str
 ):
     assert choose_precision(asked, device, parameters) == chosen

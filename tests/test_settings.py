@@ -27,7 +27,13 @@ def test_a_bare_environment_gives_the_documented_defaults():
 
 def test_the_environment_overrides_each_default(monkeypatch: pytest.MonkeyPatch):
     values = {
-        **{"model": "/models/mine", "hub": "huggingface", "device": "cuda:1", "precision": "bf16", "offline": True},
+        **{
+            "model": "/models/mine",
+            "hub": "huggingface",
+            "device": "cuda:1",
+            "precision": "bf16",
+            "offline": True,
+        },
         **{"host": "127.0.0.1", "port": 8000, "lang": "en", "language": "yue"},
         **{"max_duration_s": 60.0, "max_upload_mb": 5.0, "upload_timeout_s": 20.0, "upload_idle_s": 2.0},
         **{"head_timeout_s": 3.0},

@@ -64,7 +64,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def arguments(**changed: Any) -> argparse.Namespace:
     known = {"part": (0, 1), "takes": 1, "seed": 0, "limit": None, "workers": 1, "robot_share": 0.0}
-    return argparse.Namespace(**{**known, "codec_share": 0.0, "seconds": 1e9, "hours": None, "batch_frames": 100, **changed})
+    return argparse.Namespace(
+        **{**known, "codec_share": 0.0, "seconds": 1e9, "hours": None, "batch_frames": 100, **changed}
+    )
 
 
 def test_the_parts_of_the_audio_stage_make_up_all_lines_in_every_take(work: Path) -> None:
