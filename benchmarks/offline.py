@@ -1,76 +1,45 @@
 """`python -m benchmarks.offline`: from file to tagged transcript, against FunASR in the same run.
 
 Weights may be random, since speed does not depend on them; a model folder of the official size is
-given with --model. Each figure is the best of --rounds; conditions are printed first.
+given with --model. Each figure is the best of --rounds; conditions are printed first. Without PyAV,
+recordings are samples instead of files, and --speech names a wav to make them of.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import av
-import numpy as np
-import numpy.typing as npt
-import torch
-
+from benchmarks import material, peers
+from benchmarks.material import best_of
 from sensevoice import ctc, pipeline
-from sensevoice.audio import SAMPLE_RATE, decode, decode_blocks
+from sensevoice.audio import decode_blocks
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
-from sensevoice.scheduler import load_engine
 from sensevoice.utterances import UtteranceCutter
-from sensevoice.vad import VoiceActivityDetector
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-CODECS = {"wav": "pcm_s16le", "mp3": "libmp3lame"}
-
-
-def speech(seconds: float) -> npt.NDArray[np.float32]:
-    """The example clips one after another, with pauses, until the time is filled: [samples]."""
-    pause = np.zeros(SAMPLE_RATE, np.float32)
-    clips = [part for path in sorted(EXAMPLES.glob("*.mp3")) for part in (decode(path), pause)]
-    return np.resize(np.concatenate(clips), int(seconds * SAMPLE_RATE))
-
-
-def write(path: Path, samples: npt.NDArray[np.float32]) -> Path:
-    """Encode as the path's suffix says."""
-    pcm = (samples * 32_767).astype(np.int16)[None]
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(CODECS[path.suffix[1:]], rate=SAMPLE_RATE, layout="mono")
-        planar = stream.codec_context.format.is_planar
-        for start in range(0, pcm.shape[1], 1152):
-            block = np.ascontiguousarray(pcm[:, start : start + 1152])
-            frame = av.AudioFrame.from_ndarray(block, format="s16p" if planar else "s16", layout="mono")
-            frame.rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def best_of(rounds: int, work: Callable[[], object]) -> float:
-    """Seconds of the quickest of so many runs, after one to warm up."""
-    work()
-    return min(timed(work) for _ in range(rounds))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that one run takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+START_UP = """
+import sys, time
+began = time.perf_counter()
+from pathlib import Path
+from benchmarks import material
+transcriber = material.load(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+speech = Path(sys.argv[5]) if sys.argv[5] else None
+clip = material.speech(5, speech)
+transcriber.transcribe(clip)
+print(f"{time.perf_counter() - began:.2f}")
+"""
 
 
 @contextmanager
@@ -118,81 +87,89 @@ class _Delegate:
         return getattr(self.original, name)
 
 
-def funasr_model(model: Path, vad: Path, device: str) -> Any:
-    """FunASR's AutoModel on the same folders."""
-    warnings.simplefilter("ignore")
-    from funasr import AutoModel
-
-    return AutoModel(
-        model=str(model),
-        vad_model=str(vad),
-        vad_kwargs={"max_single_segment_time": 30_000, "max_end_silence_time": 800},
-        device=device,
-        disable_update=True,
-        disable_pbar=True,
-        log_level="ERROR",
+def start_up_s(args: argparse.Namespace, precision: str) -> float:
+    """From a new process to the transcript of its first 5 s clip; Python's own start is not in it."""
+    folders = [
+        str(args.model.resolve()),
+        str(args.vad.resolve()),
+        args.device,
+        precision,
+        str(args.speech or ""),
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", START_UP, *folders], capture_output=True, text=True, check=True
     )
-
-
-def conditions() -> str:
-    """What the figures depend on."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    cpu = next(
-        (line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.processor()
-    )
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {cpu}, {torch.get_num_threads()} threads, {gpu}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    return float(run.stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=STARTER_DIRECTORY)
-    parser.add_argument("--vad", type=Path, default=STARTER_DIRECTORY / "vad")
+    parser.add_argument("--vad", type=Path, default=material.STARTER_VAD)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precisions", default="auto", help="comma-separated: fp32,int8,...")
-    parser.add_argument("--seconds", default="5,30,120")
+    parser.add_argument("--seconds", default="5,30,120,600,3600")
     parser.add_argument("--formats", default="wav,mp3")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-funasr", action="store_true")
+    parser.add_argument("--speech", type=Path, help="16-bit mono wav at 16 kHz [default: the example clips]")
+    parser.add_argument("--peers", default="funasr,whisper", help="what else is timed; empty: nothing")
     args = parser.parse_args()
-    print(conditions())
+    print(material.conditions())
     print(f"model {args.model}, best of {args.rounds} rounds\n")
-    print("| audio | engine | seconds | RTFx | against FunASR | stages |\n|---|---|---|---|---|---|")
-    vad = VoiceActivityDetector.load(args.vad)
-    ours = {}
-    for precision in args.precisions.split(","):
-        checkpoint = pipeline.load_checkpoint(args.model)
-        ours[precision] = Transcriber(load_engine(checkpoint, args.device, precision), vad)
-    device = "cpu" if ours[precision].engine.device == "cpu" else "cuda:0"
-    funasr = None if args.no_funasr else funasr_model(args.model, args.vad, device)
+    ours = {
+        name: material.load(args.model, args.vad, args.device, name) for name in args.precisions.split(",")
+    }
+    for name in ours:
+        print(f"from process to first transcript, {name}: {start_up_s(args, name):.1f} s")
+    device = "cpu" if next(iter(ours.values())).engine.device == "cpu" else "cuda:0"
+    others = _peers(args, device)
+    print("\n| audio | engine | seconds | RTFx | against FunASR | stages |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for seconds in (float(s) for s in args.seconds.split(",")):
-            for form in args.formats.split(","):
-                path = write(Path(folder) / f"clip.{form}", speech(seconds))
-                _compare(path, seconds, ours, funasr, args.rounds)
+        for seconds in (float(one) for one in args.seconds.split(",")):
+            for form in args.formats.split(",") if material.can_decode() else ["samples"]:
+                source: Any = material.speech(seconds, args.speech)
+                if material.can_decode():
+                    source = material.write(Path(folder) / f"clip.{form}", source)
+                _compare(f"{seconds:g} s {form}", source, seconds, ours, others, args.rounds)
+        gpu_mb = max(material.peak_gpu_mb(lambda one=one: one.transcribe(source)) for one in ours.values())
+    print(f"\npeak memory: host {material.peak_host_mb():.0f} MB in all, GPU {gpu_mb:.0f} MB on the longest")
 
 
-def _compare(path: Path, seconds: float, ours: dict[str, Transcriber], funasr: Any, rounds: int) -> None:
-    name = f"{seconds:g} s {path.suffix[1:]}"
-    theirs_s = None
-    if funasr:
-        theirs_s = best_of(rounds, lambda: funasr.generate(str(path), cache={}, use_itn=True, batch_size_s=300))
-        print(f"| {name} | FunASR | {theirs_s:.3f} | {seconds / theirs_s:.1f} | 1 | |", flush=True)
+def _peers(args: argparse.Namespace, device: str) -> dict[str, peers.Peer]:
+    """Those that were asked for and are installed."""
+    found = {}
+    for name in filter(None, args.peers.split(",")):
+        try:
+            found[name] = peers.PEERS[name](args.model, args.vad, device)
+        except ImportError as error:
+            print(f"{name} is left out: {error.name} is not installed")
+    return found
+
+
+def _compare(
+    name: str,
+    source: Any,
+    seconds: float,
+    ours: dict[str, Transcriber],
+    others: dict[str, peers.Peer],
+    rounds: int,
+) -> None:
+    funasr_s = None
+    for other, work in others.items():
+        took_s = best_of(rounds, partial(work, source))
+        funasr_s = took_s if other == "funasr" else funasr_s
+        print(f"| {name} | {other} | {took_s:.3f} | {seconds / took_s:.1f} | | |", flush=True)
     for precision, transcriber in ours.items():
         shares: dict[str, float] = {}
         with stage_times(transcriber, shares) as clocked:
-            ours_s = best_of(rounds, lambda clocked=clocked: clocked.transcribe(path, TranscribeOptions()))
+            ours_s = best_of(rounds, partial(clocked.transcribe, source, TranscribeOptions()))
         spent = ", ".join(f"{stage} {value / sum(shares.values()):.0%}" for stage, value in shares.items())
-        ratio = f"{theirs_s / ours_s:.1f} x" if theirs_s else ""
-        print(f"| {name} | ours, {precision} | {ours_s:.3f} | {seconds / ours_s:.1f} | {ratio} | {spent} |", flush=True)
+        ratio = f"{funasr_s / ours_s:.1f} x" if funasr_s else ""
+        row = f"| {name} | ours, {precision} | {ours_s:.3f} | {seconds / ours_s:.1f} | {ratio} | {spent} |"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

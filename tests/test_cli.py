@@ -591,7 +591,8 @@ def test_no_heavy_library_is_loaded_before_it_is_needed() -> None:
 
 @pytest.mark.parametrize("chosen", ["", "ACTIVE"])
 def test_pytorchs_threads_sleep_while_they_wait_unless_told_otherwise(chosen: str) -> None:
-    code = "import os, sys, sensevoice.apps.cli; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    code = "import os, sys, sensevoice.apps.cli; assert 'torch' not in sys.modules; "
+    code += "print(os.environ['OMP_WAIT_POLICY'])"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     environment |= {"OMP_WAIT_POLICY": chosen} if chosen else {}
     said = subprocess.run(
