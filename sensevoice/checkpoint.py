@@ -92,6 +92,15 @@ class Vocabulary:
         for token, id in special.items():
             if token in _KINDS or token.startswith("SPECIAL_TOKEN_"):
                 self._tag_ids[_KINDS.get(token, TagKind.CUSTOM)][token] = id
+        self._texts = [self._text(id) for id in range(self.size)]
+        # SentencePiece decodes a piece in the same way wherever it is, but for bytes, of which several make a letter
+        spelled = [id for id, text in enumerate(self._texts) if text]
+        self._is_spelled = self.decode(spelled).strip() == "".join(self._texts).strip()
+
+    def _text(self, id: int) -> str:
+        if id == self.blank_id or id in self._special_ids or self._processor.IsControl(id):
+            return ""
+        return self._pieces[id].replace("\u2581", " ")
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -118,6 +127,16 @@ class Vocabulary:
         if not 0 <= id < self.size:
             raise IndexError(id)
         return self._pieces[id]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What each piece adds to the text; "" for the blank, the tags and what is never seen."""
+        return self._texts
+
+    @property
+    def is_spelled(self) -> bool:
+        """Whether these texts, joined, are what `decode` makes of any pieces, but for spaces at the ends."""
+        return self._is_spelled
 
     def tag_ids(self, kind: TagKind) -> dict[str, int]:
         """The tags of a kind that this vocabulary has: `{"HAPPY": 25001, ...}`."""

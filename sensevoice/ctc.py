@@ -6,7 +6,8 @@ gives to a token are that token's forced alignment: no time is guessed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sensevoice.scores import N_QUERY_FRAMES, FrameScores
+from sensevoice.spans import Span
 from sensevoice.tags import TAGS, Tag, TagKind
 
 FRAME_MS = 60  # ten-millisecond features, six to a frame
 HALF_FRAME_MS = 30  # frame i is centred on 60 * i ms
 
 LANGUAGE_FRAME, EMOTION_FRAME, EVENT_FRAME, NORMALISATION_FRAME = range(N_QUERY_FRAMES)
-_SENTENCE_MARKS = frozenset({"<s>", "</s>"})  # they decode to nothing
+LEAST_LOG_PROB = -1e4  # -inf everywhere would make nan
 
 
 class TokenTable(Protocol):
@@ -31,20 +33,21 @@ class TokenTable(Protocol):
         """The CTC blank."""
 
     @property
-    def special_ids(self) -> frozenset[int]:
-        """Every `<|...|>` piece."""
+    def texts(self) -> Sequence[str]:
+        """What each piece adds to the text; "" for the blank, the tags and what is never seen."""
+
+    @property
+    def is_spelled(self) -> bool:
+        """Whether these texts, joined, are what `decode` makes of any pieces, but for spaces at the ends."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these pieces, as SentencePiece puts it."""
-
-    def piece(self, id: int) -> str:
-        """One piece, with U+2581 for a space."""
 
     def tag_ids(self, kind: TagKind) -> Mapping[str, int]:
         """The tags of this kind that the vocabulary has."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # an hour of speech has tens of thousands
 class Token:
     """One piece of the text, led by a space where a word begins; seconds, and the mean over its frames."""
 
@@ -66,7 +69,7 @@ class TagScore:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one utterance says; token times count from its start."""
+    """What one utterance says."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -78,60 +81,122 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """The collapsed greedy path, blanks and tags left out: U tokens on frames [start, end)."""
+class TagChoice:
+    """The tags that one query frame may be read as."""
 
-    ids: npt.NDArray[np.int32]  # [U]
-    starts: npt.NDArray[np.intp]  # [U]
-    ends: npt.NDArray[np.intp]  # [U]
-    probabilities: npt.NDArray[np.float64]  # [U]
+    names: tuple[str, ...]
+    ids: npt.NDArray[np.int32]  # of the vocabulary
+
+
+@dataclass(frozen=True)
+class TagChoices:
+    """What the tags of a request's utterances are chosen from; one object serves them all."""
+
+    language: TagChoice
+    emotion: TagChoice
+    event: TagChoice
+    normalisation: TagChoice
+
+    @classmethod
+    def of(
+        cls,
+        vocabulary: TokenTable,
+        *,
+        allowed_languages: Collection[str] = (),
+        ban_emo_unk: bool = False,
+        tags: tuple[Tag, ...] = TAGS,
+    ) -> TagChoices:
+        """`allowed_languages` (empty: all) masks the other languages; `nospeech` is none and always stays.
+
+        `ban_emo_unk` masks EMO_UNKNOWN and nothing else. `tags` names a checkpoint's custom tokens.
+        """
+        languages = vocabulary.tag_ids(TagKind.LANGUAGE)
+        if allowed_languages and "auto" not in allowed_languages:
+            languages = {
+                name: id for name, id in languages.items() if name in {*allowed_languages, "nospeech"}
+            }
+        emotions = _candidates(vocabulary, TagKind.EMOTION, tags)
+        if ban_emo_unk:
+            emotions.pop("EMO_UNKNOWN", None)
+        events = _candidates(vocabulary, TagKind.EVENT, tags)
+        found = (languages, emotions, events, vocabulary.tag_ids(TagKind.NORMALISATION))
+        return cls(*(TagChoice(tuple(ids), np.array([*ids.values()], np.int32)) for ids in found))
 
 
 def read_scores(
     scores: FrameScores,
     vocabulary: TokenTable,
-    *,
-    allowed_languages: Collection[str] = (),
-    ban_emo_unk: bool = False,
-    tags: tuple[Tag, ...] = TAGS,
+    choices: TagChoices | None = None,
+    span: Span | None = None,
 ) -> Reading:
-    """Read one utterance.
+    """Read one utterance; token times count from its start, or from the recording's if it is known to be `span`.
 
-    A tag's probability is renormalised over the tags of its kind that are allowed, so that it answers "which
-    emotion" and not "an emotion rather than any of 25,000 words". `allowed_languages` (empty: all) masks the
-    other languages; `nospeech` is none and always stays. `ban_emo_unk` masks EMO_UNKNOWN and nothing else.
-    `tags` names a checkpoint's custom tokens.
+    A tag's probability is renormalised over the tags that it is chosen from (by default all of its kind), so
+    that it answers "which emotion" and not "an emotion rather than any of 25,000 words".
     """
-    languages = vocabulary.tag_ids(TagKind.LANGUAGE)
-    if allowed_languages and "auto" not in allowed_languages:
-        languages = {name: id for name, id in languages.items() if name in {*allowed_languages, "nospeech"}}
-    emotions = _candidates(vocabulary, TagKind.EMOTION, tags)
-    if ban_emo_unk:
-        emotions.pop("EMO_UNKNOWN", None)
-    events = _candidates(vocabulary, TagKind.EVENT, tags)
-    runs = _collapse(scores, vocabulary)
+    choices = choices or TagChoices.of(vocabulary)
+    tokens = greedy_tokens(scores, vocabulary, span)
     return Reading(
-        text=vocabulary.decode(runs.ids.tolist()).strip(),
-        tokens=_tokens(runs, vocabulary),
-        language=_best_tag(scores, LANGUAGE_FRAME, languages),
-        emotion=_best_tag(scores, EMOTION_FRAME, emotions),
-        event=_best_tag(scores, EVENT_FRAME, events),
-        itn=_says_itn(scores, vocabulary),
+        text=_text(scores, vocabulary, tokens),
+        tokens=tokens,
+        language=_best_tag(scores, LANGUAGE_FRAME, choices.language),
+        emotion=_best_tag(scores, EMOTION_FRAME, choices.emotion),
+        event=_best_tag(scores, EVENT_FRAME, choices.event),
+        itn=_best_tag(scores, NORMALISATION_FRAME, choices.normalisation).name == "withitn",
     )
 
 
 def heard_language(scores: FrameScores, vocabulary: TokenTable) -> str:
     """The language that the network itself would name, whatever is allowed."""
-    return _best_tag(scores, LANGUAGE_FRAME, vocabulary.tag_ids(TagKind.LANGUAGE)).name
+    return _best_tag(scores, LANGUAGE_FRAME, TagChoices.of(vocabulary).language).name
 
 
-def greedy_tokens(scores: FrameScores, vocabulary: TokenTable) -> tuple[Token, ...]:
+def greedy_tokens(scores: FrameScores, vocabulary: TokenTable, span: Span | None = None) -> tuple[Token, ...]:
     """The tokens of the speech frames with their times; tags among them are left out.
 
     Frame i after the query frames covers [60 * i - 30, 60 * i + 30] ms, clipped at 0, which is FunASR's
-    convention (`SenseVoiceSmall.inference`). The texts, concatenated and stripped, are the reading's text.
+    convention (`SenseVoiceSmall.inference`); with `span`, they are moved there, and clipped at its end, beyond
+    which the last frame can reach. The texts, concatenated and stripped, are the reading's text.
     """
-    return _tokens(_collapse(scores, vocabulary), vocabulary)
+    texts, tokens = vocabulary.texts, list[Token]()
+    space = ""  # a lone U+2581 is no token of its own: it leads the next one
+    for id, start_s, end_s, probability in _runs(scores, vocabulary.blank_id, span):
+        text = space + texts[id]
+        if text.isspace():
+            space = text
+        elif text:
+            tokens.append(Token(text, start_s, end_s, probability))
+            space = ""
+    return tuple(tokens)
+
+
+def _runs(scores: FrameScores, blank_id: int, span: Span | None) -> Iterator[tuple[int, float, float, float]]:
+    """The collapsed greedy path of the speech frames: (id, start_s, end_s, probability) without the blanks."""
+    ids = scores.ids[N_QUERY_FRAMES:]
+    starts = _run_starts(ids)
+    ends = np.append(starts[1:], ids.size)[: starts.size]
+    sums = np.add.reduceat(scores.probabilities[N_QUERY_FRAMES:], starts, dtype=np.float64)
+    spoken = ids[starts] != blank_id
+    starts, ends, sums = starts[spoken], ends[spoken], sums[spoken]
+    probabilities = np.minimum(sums / (ends - starts), 1.0)
+    columns = (ids[starts], _seconds(starts, span), _seconds(ends, span), probabilities)
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _seconds(frames: npt.NDArray[np.intp], span: Span | None) -> npt.NDArray[np.float64]:
+    """Where these frames begin, in whole milliseconds."""
+    milliseconds = np.maximum(frames * FRAME_MS - HALF_FRAME_MS, 0)
+    if span is not None:
+        milliseconds = np.minimum(milliseconds + span.start_ms, span.end_ms)
+    return milliseconds / 1000
+
+
+def _text(scores: FrameScores, vocabulary: TokenTable, tokens: Sequence[Token]) -> str:
+    if vocabulary.is_spelled:
+        return "".join([token.text for token in tokens]).strip()
+    ids = scores.ids[N_QUERY_FRAMES:]
+    spoken = [id for id in ids[_run_starts(ids)].tolist() if vocabulary.texts[id]]
+    return vocabulary.decode(spoken).strip()
 
 
 def raw_text(scores: FrameScores, vocabulary: TokenTable) -> str:
@@ -143,37 +208,9 @@ def raw_text(scores: FrameScores, vocabulary: TokenTable) -> str:
 
 def _run_starts(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
     """The index of the first frame of each run of equal ids."""
-    return np.flatnonzero(np.diff(ids, prepend=-1))
-
-
-def _collapse(scores: FrameScores, vocabulary: TokenTable) -> _Runs:
-    ids = scores.ids[N_QUERY_FRAMES:]
-    starts = _run_starts(ids)
-    ends = np.append(starts, ids.size)[1:]
-    sums = np.append(0.0, np.cumsum(scores.probabilities[N_QUERY_FRAMES:], dtype=np.float64))
-    probabilities = (sums[ends] - sums[starts]) / (ends - starts)
-    silent = vocabulary.special_ids | {vocabulary.blank_id}
-    spoken = np.array([id not in silent for id in ids[starts].tolist()], dtype=np.bool_)
-    return _Runs(ids[starts][spoken], starts[spoken], ends[spoken], probabilities[spoken])
-
-
-def _tokens(runs: _Runs, vocabulary: TokenTable) -> tuple[Token, ...]:
-    start_ms = np.maximum(runs.starts * FRAME_MS - HALF_FRAME_MS, 0)
-    end_ms = runs.ends * FRAME_MS - HALF_FRAME_MS
-    tokens: list[Token] = []
-    space = ""  # a lone U+2581 is no token of its own: it leads the next one
-    for id, start, end, probability in zip(
-        runs.ids.tolist(), start_ms.tolist(), end_ms.tolist(), runs.probabilities.tolist(), strict=True
-    ):
-        text = space + _piece_text(vocabulary.piece(id))
-        space = text if not text.strip() else ""
-        if text.strip():
-            tokens.append(Token(text, start / 1000, end / 1000, min(probability, 1.0)))
-    return tuple(tokens)
-
-
-def _piece_text(piece: str) -> str:
-    return "" if piece in _SENTENCE_MARKS else piece.replace("\u2581", " ")
+    starts = np.ones(ids.size, np.bool_)
+    np.not_equal(ids[1:], ids[:-1], out=starts[1:])
+    return np.flatnonzero(starts)
 
 
 def _candidates(vocabulary: TokenTable, kind: TagKind, tags: tuple[Tag, ...]) -> dict[str, int]:
@@ -184,26 +221,18 @@ def _candidates(vocabulary: TokenTable, kind: TagKind, tags: tuple[Tag, ...]) ->
     return {names.get(token, token): id for token, id in tokens.items()}
 
 
-def _best_tag(scores: FrameScores, query_frame: int, candidates: Mapping[str, int]) -> TagScore:
-    """The softmax of one query frame over `candidates` alone, best two."""
-    if not candidates:
+def _best_tag(scores: FrameScores, query_frame: int, choice: TagChoice) -> TagScore:
+    """The softmax of one query frame over these tags alone, best two; the earlier ones of equals."""
+    if not choice.names:
         return TagScore("", 0.0)
-    names = list(candidates)
-    probabilities = _softmax(scores.log_probs_of(query_frame, list(candidates.values())))
-    best, *others = np.argsort(-probabilities, kind="stable").tolist()
+    log_probs = [max(one, LEAST_LOG_PROB) for one in scores.log_probs_of(query_frame, choice.ids).tolist()]
+    best = max(log_probs)
+    weights = [math.exp(one - best) for one in log_probs]
+    total = sum(weights)
+    first, *others = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[:2]
     if not others:
-        return TagScore(names[best], float(probabilities[best]))
+        return TagScore(choice.names[first], 1.0)
+    second = others[0]
     return TagScore(
-        names[best], float(probabilities[best]), names[others[0]], float(probabilities[others[0]])
+        choice.names[first], weights[first] / total, choice.names[second], weights[second] / total
     )
-
-
-def _softmax(log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    finite = np.maximum(log_probs.astype(np.float64), -1e4)  # -inf everywhere would make nan
-    weights = np.exp(finite - finite.max())
-    probabilities: npt.NDArray[np.float64] = weights / weights.sum()
-    return probabilities
-
-
-def _says_itn(scores: FrameScores, vocabulary: TokenTable) -> bool:
-    return _best_tag(scores, NORMALISATION_FRAME, vocabulary.tag_ids(TagKind.NORMALISATION)).name == "withitn"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from time import perf_counter
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from sensevoice.audio import SAMPLE_RATE, AudioSource, decode_blocks
 from sensevoice.background import Background
 from sensevoice.checkpoint import ModelInfo, load_checkpoint
-from sensevoice.ctc import Reading, heard_language, read_scores
+from sensevoice.ctc import Reading, TagChoices, heard_language, read_scores
 from sensevoice.engine import Engine, choose_device
 from sensevoice.errors import AudioError
 from sensevoice.hub import find_model
@@ -143,14 +144,17 @@ class Transcriber:
 
     def recognise(self, utterances: Sequence[Utterance], options: TranscribeOptions) -> list[Segment]:
         """What is said in these pieces of a recording, a segment for each."""
-        readings = self.read([samples for _, samples in utterances], options)
-        return [
-            make_segment(span, reading, options)
-            for (span, _), reading in zip(utterances, readings, strict=True)
-        ]
+        spans = [span for span, _ in utterances]
+        readings = self.read([samples for _, samples in utterances], options, spans)
+        return [make_segment(span, reading, options) for span, reading in zip(spans, readings, strict=True)]
 
-    def read(self, utterances: Sequence[Samples], options: TranscribeOptions) -> list[Reading]:
-        """What each utterance says, in order; times count from its start.
+    def read(
+        self,
+        utterances: Sequence[Samples],
+        options: TranscribeOptions,
+        spans: Iterable[Span | None] = repeat(None),
+    ) -> list[Reading]:
+        """What each utterance says, in order; times count from its start, or as if it were at its span.
 
         What was heard in a forbidden language is recognised again in the best allowed one: to mask
         the language tag would leave the text in the forbidden language, since the query steers the words.
@@ -165,24 +169,28 @@ class Transcriber:
                 )
                 for i, better in zip(indices, again, strict=True):
                     scores[i] = better
-        return [self._interpret(one, options, allowed) for one in scores]
+        choices = self._choices(allowed, options.ban_emo_unk)
+        return [
+            read_scores(one, self.engine.vocabulary, choices, span)
+            for one, span in zip(scores, spans, strict=False)
+        ]
 
     def _misheard(self, scores: Sequence[FrameScores], allowed: Sequence[str]) -> dict[str, list[int]]:
         """Utterances heard in a forbidden language, by the best allowed one."""
         found: dict[str, list[int]] = {}
+        choices = self._choices(allowed)
         for index, one in enumerate(scores):
             if heard_language(one, self.engine.vocabulary) not in (*allowed, "nospeech"):
-                best = read_scores(one, self.engine.vocabulary, allowed_languages=allowed).language.name
+                best = read_scores(one, self.engine.vocabulary, choices).language.name
                 if best in allowed:
                     found.setdefault(best, []).append(index)
         return found
 
-    def _interpret(self, scores: FrameScores, options: TranscribeOptions, allowed: Sequence[str]) -> Reading:
-        return read_scores(
-            scores,
+    def _choices(self, allowed: Sequence[str], ban_emo_unk: bool = False) -> TagChoices:
+        return TagChoices.of(
             self.engine.vocabulary,
             allowed_languages=allowed,
-            ban_emo_unk=options.ban_emo_unk,
+            ban_emo_unk=ban_emo_unk,
             tags=self.engine.tags,
         )
 

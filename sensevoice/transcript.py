@@ -67,7 +67,7 @@ class Transcript:
 
 
 def make_segment(span: Span, reading: Reading, options: TranscribeOptions) -> Segment:
-    """Place the reading of the utterance that `span` holds on the recording's time axis."""
+    """The segment of the utterance that `span` holds, which its reading knows (`read_scores`)."""
     return Segment(
         start_s=span.start_ms / 1000,
         end_s=span.end_ms / 1000,
@@ -82,18 +82,8 @@ def make_segment(span: Span, reading: Reading, options: TranscribeOptions) -> Se
         event=reading.event.name,
         event_probability=reading.event.probability,
         event_runner_up=reading.event.runner_up,
-        tokens=tuple(_shifted(token, span) for token in reading.tokens),
+        tokens=reading.tokens,
     )
-
-
-def _shifted(token: Token, span: Span) -> Token:
-    """Move a token from the utterance's time to the recording's.
-
-    The last frame of an utterance can reach a few milliseconds beyond its samples, hence the clipping.
-    """
-    start_ms = min(span.start_ms + round(token.start_s * 1000), span.end_ms)
-    end_ms = min(span.start_ms + round(token.end_s * 1000), span.end_ms)
-    return Token(token.text, start_ms / 1000, end_ms / 1000, token.probability)
 
 
 def make_transcript(

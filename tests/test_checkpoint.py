@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
@@ -15,8 +16,9 @@ import yaml
 from checkpoints import EMOTION_TAGS, EVENT_TAGS, LANGUAGE_TAGS, make_checkpoint
 
 from sensevoice import checkpoint as checkpoint_module
-from sensevoice.checkpoint import Checkpoint, Vocabulary, load_checkpoint
+from sensevoice.checkpoint import Checkpoint, Vocabulary, find_tokenizer, load_checkpoint
 from sensevoice.errors import ModelFileError, ModelNotFoundError
+from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.network import NetworkShape, SenseVoiceNetwork
 from sensevoice.tags import TagKind
 
@@ -236,8 +238,7 @@ def test_tags_are_found_by_their_spelling_whatever_their_ids(small_model: Checkp
 
 
 def test_the_official_vocabulary_has_the_published_tag_ids(reference: Path, tmp_path: Path):
-    pieces = (reference / "sensevoice-small" / "tokens.txt").read_text(encoding="utf-8").split("\n")[:25055]
-    vocabulary = Vocabulary(FakeProcessor(pieces))  # type: ignore[arg-type]
+    vocabulary = official_vocabulary(reference, tmp_path)
     assert vocabulary.size == 25_055
     languages = {"zh": 24884, "en": 24885, "yue": 24888, "ja": 24892, "ko": 24896, "nospeech": 24992}
     assert vocabulary.tag_ids(TagKind.LANGUAGE) == languages
@@ -252,17 +253,38 @@ def test_the_official_vocabulary_has_the_published_tag_ids(reference: Path, tmp_
     assert sorted(custom.values()) == list(range(25020, 25055))
 
 
-class FakeProcessor:
-    """Stands where SentencePiece stands, over a list of pieces."""
+def official_vocabulary(reference: Path, folder: Path) -> Vocabulary:
+    """SenseVoiceSmall's, made of the published list of its pieces."""
 
-    def __init__(self, pieces: list[str]) -> None:
-        self.pieces = pieces
+    def field(number: int, content: bytes) -> bytes:
+        assert len(content) < 1 << 14
+        return bytes([number << 3 | 2, len(content) & 127 | 128, len(content) >> 7]) + content
 
-    def GetPieceSize(self) -> int:  # noqa: N802
-        return len(self.pieces)
+    tokens = (reference / "sensevoice-small" / "tokens.txt").read_text(encoding="utf-8").split("\n")[:25055]
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3}  # unknown and control; tags are user-defined, all else normal
+    pieces = (
+        field(1, token.encode()) + bytes([3 << 3, kinds.get(token, 4 if token.startswith("<|") else 1)])
+        for token in (token.replace(" ", "▁") for token in tokens)
+    )
+    (folder / "official.bpe.model").write_bytes(b"".join(field(1, piece) for piece in pieces))
+    return Vocabulary.load(folder / "official.bpe.model")
 
-    def IdToPiece(self, id: int) -> str:  # noqa: N802
-        return self.pieces[id]
+
+@pytest.mark.parametrize("name", ["official", "starter"])
+def test_joined_texts_are_what_sentencepiece_decodes(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+):
+    vocabulary = (
+        Vocabulary.load(find_tokenizer(STARTER_DIRECTORY))
+        if name == "starter"
+        else official_vocabulary(request.getfixturevalue("reference"), tmp_path)
+    )
+    assert vocabulary.is_spelled
+    texts, rng = vocabulary.texts, np.random.default_rng(0)
+    assert {id for id in range(vocabulary.size) if not texts[id]} == {0, 1, 2, *vocabulary.special_ids}
+    for length in (1, 2, 3, 10, 100) * 200:
+        ids = [int(id) for id in rng.integers(1, vocabulary.size, length) if id not in vocabulary.special_ids]
+        assert vocabulary.decode(ids).strip() == "".join(texts[id] for id in ids).strip()
 
 
 def test_decoding_is_sentencepiece_decoding(small_checkpoint: Path, small_model: Checkpoint):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,10 @@ import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensevoice.ctc import Token, TokenTable, greedy_tokens, heard_language, raw_text, read_scores
+from sensevoice.checkpoint import Vocabulary
+from sensevoice.ctc import TagChoices, Token, greedy_tokens, heard_language, raw_text, read_scores
 from sensevoice.scores import FrameScores
+from sensevoice.spans import Span
 from sensevoice.tags import TAGS, Tag, TagKind, find_tag
 
 PIECES = [
@@ -26,14 +27,12 @@ ID = {piece.strip("<|>") if piece.startswith("<|") else piece: id for id, piece 
 
 class SmallVocabulary:
     blank_id = 0
-    special_ids = frozenset(id for id, piece in enumerate(PIECES) if piece.startswith("<|"))
+    texts = tuple("" if piece.startswith("<") else piece.replace("▁", " ") for piece in PIECES)
+    is_spelled = True
 
     def decode(self, ids: Sequence[int]) -> str:
         text = "".join(PIECES[id] for id in ids if PIECES[id] not in ("<s>", "</s>"))
         return text.replace("▁", " ").removeprefix(" ")
-
-    def piece(self, id: int) -> str:
-        return PIECES[id]
 
     def tag_ids(self, kind: TagKind) -> Mapping[str, int]:
         if kind is TagKind.CUSTOM:
@@ -129,7 +128,7 @@ def plain_path(ids: Sequence[int], probabilities: Sequence[float]) -> list[tuple
     path, start = [], 0
     for id, group in groupby(ids):
         end = start + len(list(group))
-        if id != 0 and id not in VOCABULARY.special_ids:
+        if id != 0 and not PIECES[id].startswith("<|"):
             mean = sum(probabilities[start:end]) / (end - start)
             path.append((id, max((start * 60 - 30) / 1000, 0), (end * 60 - 30) / 1000, mean))
         start = end
@@ -160,42 +159,54 @@ def test_any_path_gives_the_tokens_of_the_frame_by_frame_loop(runs: list[tuple[i
     assert times == sorted(times)
 
 
-class SentencePieceVocabulary(SmallVocabulary):
-    def __init__(self, path: Path) -> None:
-        self.processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        self.size = self.processor.GetPieceSize()
-
-    special_ids = frozenset()
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.processor.DecodeIds(list(ids)))
-
-    def piece(self, id: int) -> str:
-        return str(self.processor.IdToPiece(id))
+def test_the_tokens_of_an_utterance_within_a_recording_have_the_recordings_times() -> None:
+    scores = make_scores([ID["今"], ID["今"], 0, ID["天"], ID["天"]], [0.5, 0.75, 1.0, 0.25, 0.5])
+    assert greedy_tokens(scores, VOCABULARY, Span(1230, 2000)) == (
+        Token("今", 1.23, 1.32, 0.625),
+        Token("天", 1.38, 1.5, 0.375),
+    )
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> TokenTable:
+def test_a_token_never_reaches_beyond_its_utterance() -> None:
+    tokens = greedy_tokens(make_scores([ID["今"], ID["天"], ID["，"]]), VOCABULARY, Span(1000, 1085))
+    assert [(token.start_s, token.end_s) for token in tokens] == [(1.0, 1.03), (1.03, 1.085), (1.085, 1.085)]
+
+
+def test_times_are_whole_milliseconds_late_in_a_long_recording() -> None:
+    tokens = greedy_tokens(make_scores([0, ID["今"], ID["天"]]), VOCABULARY, Span(43_199_010, 43_199_999))
+    assert [(token.start_s, token.end_s) for token in tokens] == [(43199.04, 43199.1), (43199.1, 43199.16)]
+
+
+def test_a_probability_is_never_above_one_although_single_precision_rounds_so() -> None:
+    tokens = greedy_tokens(make_scores([ID["天"]], [1.0000001]), VOCABULARY)
+    assert [token.probability for token in tokens] == [1.0]
+
+
+@pytest.fixture(scope="module", params=["small", "bytes"])
+def vocabulary(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """One that knows its letters, and one that spells the others in bytes."""
     directory = tmp_path_factory.mktemp("vocabulary")
     sentences = directory / "sentences.txt"
     sentences.write_text("the cat sat on the mat\n今天 天气 真好\nthat is the hat\n" * 20, encoding="utf-8")
+    options = {"small": "--vocab_size=48", "bytes": "--vocab_size=300 --byte_fallback=true"}[request.param]
     sentencepiece.SentencePieceTrainer.Train(
-        f"--input={sentences} --model_prefix={directory / 'small'} --vocab_size=48 --model_type=bpe "
+        f"--input={sentences} --model_prefix={directory / request.param} {options} --model_type=bpe "
         "--normalization_rule_name=identity --minloglevel=2"
     )
-    return SentencePieceVocabulary(directory / "small.model")
+    made = Vocabulary.load(directory / f"{request.param}.model")
+    assert made.is_spelled is (request.param == "small")
+    return made
 
 
 @given(st.data())
 @thorough
-def test_token_texts_spell_what_sentencepiece_decodes(
-    sentencepiece_vocabulary: SentencePieceVocabulary, data: st.DataObject
-) -> None:
-    ids = data.draw(st.lists(st.integers(0, sentencepiece_vocabulary.size - 1), max_size=30))
-    reading = read_scores(make_scores(ids), sentencepiece_vocabulary)
+def test_a_readings_text_is_what_sentencepiece_decodes(vocabulary: Vocabulary, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, vocabulary.size - 1), max_size=30))
+    reading = read_scores(make_scores(ids), vocabulary)
     spoken = [id for id, _ in groupby(ids) if id != 0]
-    assert reading.text == sentencepiece_vocabulary.decode(spoken).strip()
-    assert reading.text == "".join(token.text for token in reading.tokens).strip()
+    assert reading.text == vocabulary.decode(spoken).strip()
+    if vocabulary.is_spelled:
+        assert reading.text == "".join(token.text for token in reading.tokens).strip()
 
 
 # Tags ---------------------------------------------------------------------------------------------
@@ -230,34 +241,44 @@ def test_woitn_is_read_from_the_fourth_frame() -> None:
 
 def test_languages_that_are_not_allowed_are_masked_and_the_rest_renormalised() -> None:
     scores = make_scores([], tags=[{"en": 0.2, "ko": 0.1}, {}, {}, {}])
-    language = read_scores(scores, VOCABULARY, allowed_languages=("en", "ko")).language
+    language = read_scores(
+        scores, VOCABULARY, TagChoices.of(VOCABULARY, allowed_languages=("en", "ko"))
+    ).language
     assert (language.name, language.runner_up) == ("en", "ko")
     assert language.probability == pytest.approx(2 / 3)
 
 
 def test_silence_is_no_language_so_nospeech_is_always_allowed() -> None:
     scores = make_scores([], prefix=[ID["nospeech"], *PREFIX[1:]], tags=[{"en": 0.2, "zh": 0.3}, {}, {}, {}])
-    language = read_scores(scores, VOCABULARY, allowed_languages=("en",)).language
+    language = read_scores(scores, VOCABULARY, TagChoices.of(VOCABULARY, allowed_languages=("en",))).language
     assert (language.name, language.runner_up) == ("nospeech", "en")
     assert language.probability == pytest.approx(0.5 / 0.7)
 
 
 def test_auto_among_the_allowed_languages_allows_all() -> None:
     scores = make_scores([], tags=[{"en": 0.2}, {}, {}, {}])
-    assert read_scores(scores, VOCABULARY, allowed_languages=("auto", "en")).language.name == "zh"
+    assert (
+        read_scores(
+            scores, VOCABULARY, TagChoices.of(VOCABULARY, allowed_languages=("auto", "en"))
+        ).language.name
+        == "zh"
+    )
 
 
 def test_the_language_heard_is_that_of_the_network_whatever_is_allowed() -> None:
     scores = make_scores([], tags=[{"en": 0.2}, {}, {}, {}])
     assert heard_language(scores, VOCABULARY) == "zh"
-    assert read_scores(scores, VOCABULARY, allowed_languages=("en",)).language.name == "en"
+    assert (
+        read_scores(scores, VOCABULARY, TagChoices.of(VOCABULARY, allowed_languages=("en",))).language.name
+        == "en"
+    )
 
 
 def test_ban_emo_unk_masks_emo_unknown_and_nothing_else() -> None:
     tags: list[dict[str, float]] = [{"en": 0.1}, {"SAD": 0.06, "NEUTRAL": 0.03}, {"BGM": 0.2}, {}]
     scores = make_scores([ID["今"]], tags=tags, prefix=[PREFIX[0], ID["EMO_UNKNOWN"], *PREFIX[2:]])
     free = read_scores(scores, VOCABULARY)
-    banned = read_scores(scores, VOCABULARY, ban_emo_unk=True)
+    banned = read_scores(scores, VOCABULARY, TagChoices.of(VOCABULARY, ban_emo_unk=True))
     assert (free.emotion.name, free.emotion.runner_up) == ("EMO_UNKNOWN", "SAD")
     assert (banned.emotion.name, banned.emotion.runner_up) == ("SAD", "NEUTRAL")
     assert banned.emotion.probability == pytest.approx(2 / 3)
@@ -270,10 +291,13 @@ def test_a_custom_tag_competes_under_its_name_only_if_the_checkpoint_names_it() 
     scores = make_scores([], tags=[{}, {}, {"SPECIAL_TOKEN_1": 0.6}, {}])
     assert read_scores(scores, VOCABULARY).event.name == "Speech"
     doorbell = Tag("SPECIAL_TOKEN_1", TagKind.EVENT, "门铃", "Doorbell", given_name="Doorbell")
-    event = read_scores(scores, VOCABULARY, tags=(*TAGS, doorbell)).event
+    event = read_scores(scores, VOCABULARY, TagChoices.of(VOCABULARY, tags=(*TAGS, doorbell))).event
     assert (event.name, event.runner_up) == ("Doorbell", "Speech")
     assert event.probability == pytest.approx(0.6)
-    assert read_scores(scores, VOCABULARY, tags=(*TAGS, doorbell)).emotion.name == "HAPPY"
+    assert (
+        read_scores(scores, VOCABULARY, TagChoices.of(VOCABULARY, tags=(*TAGS, doorbell))).emotion.name
+        == "HAPPY"
+    )
 
 
 def test_a_vocabulary_with_one_tag_of_a_kind_has_no_runner_up_and_with_none_no_name() -> None:
