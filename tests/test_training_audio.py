@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,25 @@ import torch
 
 pytest.importorskip("scipy")
 from training import __main__ as stages
-from training.augment import quick_size, warped
-from training.batches import Catalogue, Planner, Recipe, laid_out
+from training.augment import (
+    FASTEST,
+    SLOWEST,
+    RowShape,
+    SoundBank,
+    filtered,
+    level,
+    quick_size,
+    recorded,
+    warped,
+    with_noise,
+)
+from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
 from training.codecs import CODECS, aligned, through_codec
 from training.kokoro import Request, Spoken
 from training.speech import ALL_TRAINING_VOICES, HELD_OUT_VOICES, TRAINING_VOICES, Cast, Speech
 
 TOKENS = 60
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def all_voices() -> dict[str, Any]:
@@ -167,16 +182,158 @@ def test_pieces_are_laid_where_they_belong() -> None:
     assert (out * 32_768).round().int().tolist() == wanted
 
 
-def test_a_lone_event_lies_within_its_row_and_some_are_short() -> None:
+def planner(**recipe: float) -> Planner:
+    """Of short batches, over utterances of 1 to 6 s."""
     tags = dict.fromkeys(stages.TAGS, 1)
     catalogue = Catalogue(
-        np.full(40, 30_000), np.zeros(40, int), np.zeros(40, int), np.zeros(40, int), [[5]], [[5]], [[5]], [[5]],
+        np.linspace(16_000, 96_000, 400).astype(int), *np.zeros((3, 400), int), [[5]], [[5]], [[5]], [[5]],
         tags, {"Cough": 3, "BGM": 2},
     )  # fmt: skip
-    planner = Planner(catalogue, Recipe(batch_s=60.0, event_share=1.0, nothing_share=0.0), seed=0)
-    plans = [planner.draw() for _ in range(40)]
-    placed = [(event, plan.total[event.row]) for plan in plans for event in plan.events]
-    assert all(event.first >= 0 and event.first + event.count <= total for event, total in placed)
-    assert all(event.count == total for event, total in placed if event.name == "BGM")
-    short = [event.count < total for event, total in placed if event.name == "Cough"]
+    return Planner(catalogue, Recipe(**{"batch_s": 60.0, "nothing_share": 0.0, **recipe}), seed=0)
+
+
+def room_of(plan: Plan) -> int:
+    return plan.shape.samples * plan.points // plan.shape.points
+
+
+def test_a_lone_event_lies_within_its_row_and_some_are_short() -> None:
+    drawn = planner(event_share=1.0)
+    placed = [(event, room_of(plan)) for plan in (drawn.draw() for _ in range(40)) for event in plan.events]
+    assert all(event.first >= 0 and event.first + event.count <= room for event, room in placed)
+    assert all(event.count == room for event, room in placed if event.name == "BGM")
+    short = [event.count < room for event, room in placed if event.name == "Cough"]
     assert 0.3 < np.mean(short) < 0.7
+
+
+def test_batches_have_a_few_shapes_and_many_speeds() -> None:
+    drawn = planner()
+    plans = [drawn.draw() for _ in range(300)]
+    assert {plan.shape for plan in plans} == set(row_shapes(60.0))
+    assert all(len(plan.utterance) == plan.shape.items for plan in plans)
+    speeds = np.array([plan.speed for plan in plans])
+    assert SLOWEST <= speeds.min() < 0.89 and 1.17 < speeds.max() <= FASTEST
+    assert abs(speeds.mean() - (SLOWEST + FASTEST) / 2) < 0.02
+
+
+def test_utterances_lie_one_after_the_other_within_the_row_and_many_end_with_it() -> None:
+    drawn = planner(event_share=0.0, mixed_share=0.3)
+    after_s = []
+    for plan in (drawn.draw() for _ in range(60)):
+        spoken = plan.utterance >= 0
+        ends = plan.begin + plan.length
+        assert (ends[spoken] <= room_of(plan)).all() and (plan.begin >= 0).all()
+        both = spoken[:, 1:]
+        assert (plan.begin[:, 1:][both] >= ends[:, :-1][both]).all()
+        with_event = {event.row for event in plan.events if event.name == "Cough"}
+        alone = [row for row in range(len(spoken)) if spoken[row].any() and row not in with_event]
+        after_s += ((room_of(plan) - ends.max(axis=1))[alone] / 16_000).tolist()
+    assert 0.3 < np.mean(np.array(after_s) < 0.15) < 0.9
+    assert np.mean(np.array(after_s) > 0.5) > 0.1
+
+
+# --- distortions -----------------------------------------------------------------------------------
+
+SHAPE = RowShape(items=64, frames=36)
+
+
+@pytest.fixture
+def bank() -> SoundBank:
+    torch.manual_seed(0)
+    rooms = torch.zeros(3, 12_000)
+    rooms[:, 0] = 1.0
+    rooms[:, 4_000] = 0.5
+    music = torch.sin(torch.arange(32_000) * 0.3)[None] * 2**0.5
+    return SoundBank(torch.randn(4, 32_000), music, rooms)
+
+
+def sources(hz: float, points: int) -> torch.Tensor:
+    """Rows of a tone at 16 kHz, silent at their end."""
+    tone = 0.1 * torch.sin(2 * torch.pi * hz * torch.arange(points) / 16_000)
+    tone[SHAPE.samples * points // SHAPE.points :] = 0
+    return tone.repeat(SHAPE.items, 1)
+
+
+@pytest.mark.parametrize("number", [0, 5, 12])
+def test_a_change_of_speed_moves_the_pitch_and_keeps_the_level(bank: SoundBank, number: int) -> None:
+    points = SHAPE.sources()[number]
+    wet = filtered(sources(1_000, points), SHAPE, bank, 0.0)
+    assert wet.shape == (SHAPE.items, SHAPE.samples)
+    spectrum = torch.fft.rfft(wet[0]).abs()
+    found_hz = spectrum.argmax() * 16_000 / SHAPE.samples
+    assert found_hz == pytest.approx(1_000 * points / SHAPE.points, abs=1)
+    assert level(wet).mean() == pytest.approx(0.1 / 2**0.5, rel=0.02)
+
+
+def test_undistorted_sound_passes_unchanged(bank: SoundBank) -> None:
+    given = sources(1_000, SHAPE.points)
+    torch.testing.assert_close(
+        filtered(given, SHAPE, bank, 0.0), given[:, : SHAPE.samples], atol=1e-3, rtol=0
+    )
+
+
+def test_rooms_and_telephone_bands_are_heard_in_their_shares(bank: SoundBank) -> None:
+    clicks = torch.zeros(1_000, SHAPE.points)
+    clicks[:, 2_000] = 1.0
+    wet = filtered(clicks, RowShape(1_000, SHAPE.frames), bank, 1.0)
+    echoes = wet[:, 5_950:6_050].abs().amax(1) > 0.2 * wet[:, 1_950:2_050].abs().amax(1)
+    assert echoes.float().mean() == pytest.approx(0.35, abs=0.06)
+    power = torch.fft.rfft(wet[:, 1_900:2_156]).abs().square()  # 62.5 Hz a bin
+    dull = power[:, 70:120].mean(1) < 1e-3 * power[:, 10:50].mean(1)  # 4.4 to 7.5 kHz against 0.6 to 3.1 kHz
+    assert 0.1 < dull.float().mean() < 0.3
+
+
+@pytest.mark.parametrize(("strength", "loudest_db"), [(0.0, 38), (1.0, 3)])
+def test_noise_is_as_loud_as_stated_and_a_quarter_has_none(
+    bank: SoundBank, strength: float, loudest_db: float
+) -> None:
+    clean = 0.1 * torch.randn(2_000, 8_000)
+    added = with_noise(clean, bank, strength) - clean
+    snr_db = 20 * torch.log10(level(clean) / level(added))[:, 0]
+    there = added.abs().amax(1) > 0
+    assert there.float().mean() == pytest.approx(0.75, abs=0.04)
+    assert loudest_db - 0.6 < snr_db[there].min() < loudest_db + 2 and 40 < snr_db[there].max() < 42.6
+
+
+def test_recordings_have_the_stated_levels_and_hiss() -> None:
+    torch.manual_seed(0)
+    peaks = recorded(torch.randn(500, 4_000), 1.0).abs().amax(1)
+    peaks_db = 20 * torch.log10(peaks)
+    assert -26.2 < peaks_db.min() < -25 and -1.6 < peaks_db.max() <= 0
+    hiss_db = 20 * torch.log10(level(recorded(torch.zeros(500, 4_000), 1.0)))
+    assert -90.5 < hiss_db.min() < -88 and -62 < hiss_db.max() < -59.5
+
+
+FUSED = """
+import torch
+from training import augment, batches, fused, memory
+
+def both(plain, *given):
+    results = []
+    for usable in (False, True):
+        fused.usable = lambda tensor: usable
+        results.append(plain(*given))
+    torch.testing.assert_close(*results, atol=2e-5, rtol=1e-5)
+
+torch.manual_seed(0)
+for width, frames in ((24, 9), (64, 300)):
+    qkv = torch.randn(3, frames, 3 * width)
+    values, slope, taps = qkv[..., -width:], torch.randn(3, frames, width), torch.randn(11, width)
+    both(memory.convolved, values, taps)
+    both(memory.tap_slopes, slope, values, 11)
+audio = torch.randint(-9_000, 9_000, (20_000,), dtype=torch.int16)
+begin, length = torch.tensor([[0, 3_000], [100, 0]]), torch.tensor([[2_500, 2_000], [4_900, 0]])
+both(batches.laid_out, audio, torch.tensor([[0, 7_000], [15_000, 0]]), begin, length, 5_000)
+rows = torch.tensor([[1, 0, 0, 0], [0, 2, 1, 1], [2, 0, 1, 0]])
+both(augment.mixed, torch.randn(3, 5_000), torch.randn(2, 3_000), torch.randn(2, 1_700),
+     torch.tensor([0, 1, 2]), rows, torch.tensor([2_990, 5, 0]), torch.rand(3))
+"""
+
+
+def test_the_fused_kernels_compute_what_the_plain_ones_do() -> None:
+    """In Triton's interpreter, since there may be no GPU."""
+    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds only")
+    settings = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", FUSED], env=settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

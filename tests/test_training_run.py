@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 import shutil
 import sys
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentencepiece import SentencePieceProcessor
 
 from sensevoice.checkpoint import find_tokenizer, load_checkpoint
 from sensevoice.hub import STARTER_DIRECTORY
@@ -96,6 +98,33 @@ def test_training_moves_the_weights_and_keeps_them_finite(work: Path) -> None:
     norms = [tensor for name, tensor in weights.items() if name.endswith("norm1.weight")]
     assert norms
     assert not any(torch.equal(tensor, torch.ones_like(tensor)) for tensor in norms)  # as they began
+
+
+def test_training_goes_on_in_two_processes_from_the_packed_model(work: Path) -> None:
+    before = load_checkpoint(work / "model")
+    start = ("--start-from", str(work / "model"), "--name", "further")
+    run("train", work, "--steps", "3", "--gpus", "2", *start, *SMALL, *QUICK)
+    after = load_checkpoint(work / "further")
+    assert torch.equal(after.frontend.shift, before.frontend.shift)
+    old, new = before.network.state_dict(), after.network.state_dict()
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    assert all((old[name] - new[name]).abs().max() < 0.05 for name in old)
+
+
+def test_the_profile_names_each_part_of_a_step(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("profile", work, "--seconds", "6", *SMALL, *QUICK)
+    printed = capsys.readouterr().out
+    for part in ("realise", "features", "forward", "ctc", "backward", "optimiser"):
+        assert part in printed
+    assert re.search(r"\d steps/s, without CUDA graphs", printed)
+
+
+def test_the_tokenizer_can_be_made_anew_for_the_lines_that_there_are(work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work / "text", tmp_path / "text")
+    run("tokenizer", tmp_path, "--english-pieces", "60")
+    tokenizer = SentencePieceProcessor(model_file=str(tmp_path / "text" / "starter.bpe.model"))
+    for text in TEXTS.values():
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_the_normalisation_was_measured_on_the_sound(work: Path) -> None:

@@ -3,6 +3,7 @@
 Stages: fetch and text (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads what the
 stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops),
 audio/, model/, testsets/, evaluation.md.
+Tools: tokenizer makes another one for the lines that there are; profile prints where a training step's time goes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import lzma
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -35,11 +37,16 @@ from training.evaluate import evaluate
 from training.events import EVENTS, coloured_noise, event_bank, room_response
 from training.fetch import fetch
 from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
+from training.network import TrainingNetwork
 from training.pack import pack_recogniser, pack_vad
+from training.profiling import profile
+from training.ranks import Meeting, Ranks, on_all_gpus
 from training.results import evaluate_model, put_into_card
+from training.resume import load_start, restore, save_state
 from training.speech import LANGUAGES, Line, Speech, requests_for, synthesise
 from training.testsets import held_out_clips, make_testsets
-from training.train import Schedule, TrainingNetwork, measure_cmvn, optimise
+from training.tokens import ENGLISH_PIECES, build
+from training.train import Clock, Schedule, Trainer, measure_cmvn, optimise
 from training.train_vad import train_vad
 
 TAGS = (
@@ -52,7 +59,9 @@ TAGS = (
 
 ORDER_SEED = 0  # stages must agree on the order of the lines
 UNSPACED = ("zh", "yue", "ja")
-SECONDS = {"audio": 600.0, "train": 3_600.0, "vad": 150.0}
+SECONDS = {"audio": 600.0, "train": 3_600.0, "vad": 150.0, "profile": 50.0}
+TEXT, TOKENIZER = "text", "starter.bpe.model"
+RANK_SEEDS = 100  # apart
 CARD = "MODEL_CARD.md"
 
 
@@ -71,7 +80,14 @@ def write_text(work: Path, args: argparse.Namespace) -> None:
     """Run the text stage, whose libraries a machine that only trains need not have."""
     from training.text import make_text
 
-    make_text(work / "text", seed=args.seed)
+    make_text(work / TEXT, seed=args.seed, english_pieces=args.english_pieces)
+
+
+def write_tokenizer(work: Path, args: argparse.Namespace) -> None:
+    """Make the tokenizer anew for the lines that there are, which may have been made with another."""
+    lines = [*read_lines(work / TEXT / "train.jsonl.xz"), *read_lines(work / TEXT / "held_out.jsonl.xz")]
+    texts = [text for line in lines for text in (line.text, line.plain)]
+    print(build(work / TEXT / TOKENIZER, texts, args.english_pieces), "pieces", flush=True)
 
 
 # --- audio -----------------------------------------------------------------------------------------
@@ -82,7 +98,7 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     folder = work / "espeak"
     if not folder.exists() or share <= 0:
         return []
-    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
+    lines = shuffled(read_lines(work / TEXT / "train.jsonl.xz"), ORDER_SEED)[:limit]
     known = [i for i, line in enumerate(lines) if line.lang in VOICES]
     chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
     texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
@@ -126,14 +142,14 @@ def speak(work: Path, args: argparse.Namespace, began: float) -> Speech:
 def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
     """The held-out lines, each in its split's voice."""
     return requests_for(
-        read_lines(work / "text" / "held_out.jsonl.xz")[: args.limit], *_voices(work), args.seed
+        read_lines(work / TEXT / "held_out.jsonl.xz")[: args.limit], *_voices(work), args.seed
     )
 
 
 def training_requests(work: Path, args: argparse.Namespace) -> list[Request]:
     """A part's share of the lines, take after take, each take in voices of its own."""
     part, parts = args.part
-    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
+    lines = shuffled(read_lines(work / TEXT / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
     takes = [requests_for(lines, *_voices(work), args.seed + take) for take in range(args.takes)]
     return [request for take in takes for request in take if request.line % parts == part]
 
@@ -224,22 +240,33 @@ def catalogue_of(
 # --- training --------------------------------------------------------------------------------------
 
 
-def materials(
-    work: Path, seed: int, per_kind: int, workers: int, limit: int | None, recipe: Recipe
-) -> tuple[Mixer, Iterator[Plan], spm.SentencePieceProcessor]:
+@dataclass(frozen=True)
+class Materials:
     """Everything a training stage draws batches from."""
-    lines = shuffled(read_lines(work / "text" / "train.jsonl.xz"), ORDER_SEED)[:limit]
-    tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / "starter.bpe.model"))
+
+    mixer: Mixer
+    drawn: Iterator[Plan]
+    tokenizer: spm.SentencePieceProcessor
+
+
+def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, rank: int = 0) -> Materials:
+    """Load them; each rank has plans and sounds of its own, and the GPU of its number."""
+    lines = shuffled(read_lines(work / TEXT / "train.jsonl.xz"), ORDER_SEED)[: args.limit]
+    tokenizer = spm.SentencePieceProcessor(model_file=str(work / "text" / TOKENIZER))
     parts = [Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))]
-    loops = work / "events" / "music.npz"
-    catalogue = catalogue_of(parts, lines, tokenizer, per_kind)
+    catalogue = catalogue_of(parts, lines, tokenizer, args.per_kind)
     unknown = [name for name, number in catalogue.tag_ids.items() if number == tokenizer.unk_id()]
     if unknown:
         raise KeyError(f"tags without a token: {unknown}")
-    drawn = plans(catalogue, recipe, seed=seed, workers=workers)
-    sounds = event_bank(per_kind, seed, workers, loops if loops.exists() else None)
-    events, bank = load_bank(sounds, seed, per_kind)
-    return Mixer(Speech.joined([part.to(device()) for part in parts]), events, bank), drawn, tokenizer
+    seed += RANK_SEEDS * rank
+    drawn = plans(catalogue, recipe, seed=seed, workers=args.workers)
+    loops = work / "events" / "music.npz"
+    sounds = event_bank(args.per_kind, seed, args.workers, loops if loops.exists() else None)
+    if device() == "cuda":
+        torch.cuda.set_device(rank)  # not earlier: the planners were forked
+    events, bank = load_bank(sounds, seed, args.per_kind)
+    mixer = Mixer(Speech.joined([part.to(device()) for part in parts]), events, bank)
+    return Materials(mixer, drawn, tokenizer)
 
 
 def identity_frontend(lfr_m: int, lfr_n: int) -> Frontend:
@@ -257,55 +284,100 @@ def normalised_frontend(lfr_m: int, lfr_n: int, mixer: Mixer, drawn: Iterator[Pl
 
 
 def train_recogniser(work: Path, args: argparse.Namespace) -> None:
-    """Train, evaluate on the development clips now and then, pack the averaged weights."""
-    torch.manual_seed(args.seed)
-    amp = device() == "cuda"
+    """Train on all GPUs that are wanted, evaluate on the development clips now and then, pack the average."""
     torch.backends.cuda.matmul.allow_tf32 = True
-    recipe = Recipe(batch_s=args.batch_s)
-    mixer, drawn, tokenizer = materials(work, args.seed, args.per_kind, args.workers, args.limit, recipe)
-    print("materials ready", flush=True)
-    frontend = normalised_frontend(7, 6, mixer, drawn)
-    shape = NetworkShape(
+    on_all_gpus(train_rank, work, args, args.gpus)
+
+
+def _shape(args: argparse.Namespace, vocabulary: int) -> NetworkShape:
+    return NetworkShape(
         output_size=args.width,
-        attention_heads=4,
+        attention_heads=args.heads,
         linear_units=args.hidden,
         num_blocks=args.blocks,
         tp_blocks=args.tp_blocks,
-        vocab_size=tokenizer.vocab_size(),
+        vocab_size=vocabulary,
     )
-    model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(mixer.device)
-    print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
-    schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps)
-    clips = held_out_clips(work, "dev")
-    last = time.monotonic()
-    out = work / args.name
-    for step, average in optimise(model, mixer, drawn, schedule, amp=amp):
-        if time.monotonic() - last > args.evaluate_every_s:
-            average.swap()
-            model.eval()
-            scores = evaluate(model.network, frontend, tokenizer, clips[:150])
-            print(f"dev at {step.number}: {scores.summary()}", flush=True)
-            pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
-            average.swap()
-            model.train()
-            last = time.monotonic()
-    average.swap()
-    pack_recogniser(out, model.network, shape, frontend, work / "text" / "starter.bpe.model")
-    for split in ("dev", "test"):
-        scores = evaluate(model.network, frontend, tokenizer, held_out_clips(work, split))
+
+
+def new_trainer(args: argparse.Namespace, work: Path, stock: Materials, ranks: Ranks) -> Trainer:
+    """A model with random weights, or with those to start from; the same in all ranks."""
+    shape = _shape(args, stock.tokenizer.vocab_size())
+    schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps, decays=args.decay)
+    checkpoint = None
+    if args.start_from:
+        checkpoint, schedule = (
+            load_start(args.start_from, shape, work / TEXT / TOKENIZER),
+            schedule.continued(),
+        )
+    frontend = checkpoint.frontend if checkpoint else normalised_frontend(7, 6, stock.mixer, stock.drawn)
+    torch.manual_seed(args.seed)
+    model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(stock.mixer.device)
+    if checkpoint:
+        restore(model, checkpoint)
+    for measured in (model.frontend.shift, model.frontend.scale):
+        ranks.share(measured)
+    if ranks.first:
+        print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
+    torch.manual_seed(args.seed + RANK_SEEDS * ranks.number)
+    on_gpu = device() == "cuda"
+    return Trainer(model, schedule, ranks, amp=on_gpu, capture=on_gpu and args.graphs)
+
+
+def report(
+    work: Path,
+    out: Path,
+    trainer: Trainer,
+    stock: Materials,
+    splits: dict[str, int | None],
+    examples: int = 0,
+) -> None:
+    """Pack the averaged weights, keep their state, and print how well they read the splits' first clips."""
+    trainer.average.swap()
+    network, frontend = trainer.model.eval().network, trainer.model.frontend
+    pack_recogniser(out, network, network.shape, frontend, work / TEXT / TOKENIZER)
+    save_state(out, trainer.model)
+    for split, limit in splits.items():
+        scores = evaluate(network, frontend, stock.tokenizer, held_out_clips(work, split)[:limit])
         print(f"{split}: {scores.summary()}", flush=True)
         for language, pairs in scores.examples.items():
-            for found, wanted in pairs[:3]:
+            for found, wanted in pairs[:examples]:
                 print(f"  {language}: {found} | {wanted}", flush=True)
+    trainer.model.train()
+    trainer.average.swap()
+
+
+def train_rank(work: Path, args: argparse.Namespace, meeting: Meeting) -> None:
+    """One GPU's part of the stage; the first one evaluates and packs."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    recipe = Recipe(batch_s=args.batch_s / meeting.count)
+    stock = materials(work, args, recipe, args.seed, meeting.number)
+    with meeting.joined() as ranks:
+        trainer = new_trainer(args, work, stock, ranks)
+        clock, last = Clock(trainer.schedule, ranks), time.monotonic()
+        for step in optimise(trainer, stock.mixer, stock.drawn, clock):
+            if ranks.first and time.monotonic() - last > args.evaluate_every_s:
+                print(f"after {step} steps", flush=True)
+                report(work, work / args.name, trainer, stock, {"dev": 150})
+                last = time.monotonic()
+        if ranks.first:
+            report(work, work / args.name, trainer, stock, {"dev": None, "test": None}, examples=3)
+
+
+def profile_step(work: Path, args: argparse.Namespace) -> None:
+    """Print where a training step's time goes, on one GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    stock = materials(work, args, Recipe(batch_s=args.batch_s), args.seed)
+    profile(new_trainer(args, work, stock, Ranks()), stock.mixer, stock.drawn, args.seconds)
 
 
 def train_detector(work: Path, args: argparse.Namespace) -> None:
     """Train and pack the voice activity detector."""
     torch.manual_seed(args.seed)
     recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06)
-    mixer, drawn, _ = materials(work, args.seed + 1, args.per_kind, args.workers, args.limit, recipe)
-    frontend = normalised_frontend(5, 1, mixer, drawn)
-    model = train_vad(frontend, mixer, drawn, seconds=args.seconds)
+    stock = materials(work, args, recipe, args.seed + 1)
+    frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)
+    model = train_vad(frontend, stock.mixer, stock.drawn, seconds=args.seconds)
     pack_vad(work / args.name / "vad", model.encoder, frontend)
 
 
@@ -328,7 +400,7 @@ def _part(text: str) -> tuple[int, int]:
 def main() -> None:
     """Run one stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("stage", choices=(*STAGES, *TOOLS, "all"))
     parser.add_argument("--work", "--out", type=Path, required=True, help="the folder of all stages")
     parser.add_argument("--seconds", type=float, help="time for the stage")
     parser.add_argument("--hours", type=float, help="of speech to be made, instead of by the clock")
@@ -349,17 +421,39 @@ def main() -> None:
         "--robot-share", type=float, default=0.06, help="of the lines, spoken by espeak-ng too"
     )
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--tp-blocks", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument(
+        "--start-from", type=Path, metavar="MODEL", help="train a packed model further, of the same shape"
+    )
+    parser.add_argument(
+        "--decay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let the rate and the distortions fall to the end; not in a leg that another follows",
+    )
+    parser.add_argument("--gpus", type=int, default=1, help="train on so many, a share of the batch each")
+    parser.add_argument(
+        "--graphs", action=argparse.BooleanOptionalAction, default=True, help="capture CUDA graphs"
+    )
+    parser.add_argument(
+        "--english-pieces",
+        type=int,
+        default=ENGLISH_PIECES,
+        help="of the tokenizer, single characters included",
+    )
     parser.add_argument("--evaluate-every-s", type=float, default=120.0)
     parser.add_argument("--model", type=Path, help="another packed model to evaluate")
     parser.add_argument("--vad-reference", type=Path, help="a folder with the official fsmn-vad")
     args = parser.parse_args()
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        STAGES[stage](args.work, argparse.Namespace(**{**vars(args), "seconds": seconds_of(stage, args)}))
+        {**STAGES, **TOOLS}[stage](
+            args.work, argparse.Namespace(**{**vars(args), "seconds": seconds_of(stage, args)})
+        )
 
 
 def seconds_of(stage: str, args: argparse.Namespace) -> float:
@@ -379,6 +473,7 @@ STAGES = {
     "evaluate": evaluate_packed,
     "card": write_card,
 }
+TOOLS = {"tokenizer": write_tokenizer, "profile": profile_step}  # no part of "all"
 
 
 if __name__ == "__main__":

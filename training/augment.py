@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from sensevoice.features import LOWEST_HZ
+from sensevoice.features import HOP, LOWEST_HZ, WINDOW
 from sensevoice.spans import SAMPLE_RATE
+from training import fused
+
+FRAME_SAMPLES = 960  # one output frame is 60 ms
+ROOM_SAMPLES = 12_000  # of a room's response
+SLOWEST, FASTEST = 0.86, 1.2
+SPEEDS = 16
 
 
 @dataclass
@@ -19,6 +26,44 @@ class SoundBank:
     noises: Tensor
     music: Tensor
     rooms: Tensor  # impulse responses of unit energy, direct sound first
+    spectra: dict[int, Tensor] = field(default_factory=dict)
+
+    def room_spectra(self, points: int) -> Tensor:
+        """The rooms' spectra and, last, that of the open air, [count + 1, points // 2 + 1]; made once for a size."""
+        if points not in self.spectra:
+            open_air = torch.zeros_like(self.rooms[:1])
+            open_air[:, 0] = 1.0
+            self.spectra[points] = torch.fft.rfft(torch.cat([self.rooms, open_air]), n=points)
+        return self.spectra[points]
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """The size of a batch: as few different ones as there are `ROW_SECONDS`, so that each can be captured."""
+
+    items: int
+    frames: int  # of 60 ms
+
+    @property
+    def samples(self) -> int:
+        """Samples of a row: its last frame is made of six windows, as all are."""
+        return self.frames * FRAME_SAMPLES + WINDOW - HOP
+
+    @property
+    def points(self) -> int:
+        """Samples of its spectra: the row, and the tail of any room."""
+        return quick_size(self.samples + ROOM_SAMPLES, 2)
+
+    def sources(self) -> list[int]:
+        """What `points` may have been before a change of speed: quick sizes between the slowest and the fastest."""
+        speeds = [SLOWEST + (FASTEST - SLOWEST) * step / SPEEDS for step in range(SPEEDS)]
+        sizes = (quick_size(math.ceil(self.points * speed), 2) for speed in speeds)
+        return [size for size in sizes if size <= FASTEST * self.points]
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host's, copied without waiting."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _chance(count: int, probability: float, device: torch.device) -> Tensor:
@@ -32,18 +77,6 @@ def _uniform(count: int, low: float, high: float, device: torch.device) -> Tenso
 def level(samples: Tensor) -> Tensor:
     """Root mean square of each row, [batch, 1]."""
     return samples.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-5)
-
-
-def stretched(samples: Tensor, target: int) -> Tensor:
-    """Resample to `target` samples by cutting or padding the spectrum: pitch, formants and pace change together."""
-    count = samples.shape[1]
-    spectrum = torch.fft.rfft(samples)
-    bins = target // 2 + 1
-    if bins <= spectrum.shape[1]:
-        spectrum = spectrum[:, :bins]
-    else:
-        spectrum = torch.nn.functional.pad(spectrum, (0, bins - spectrum.shape[1]))
-    return torch.fft.irfft(spectrum, n=target) * (target / count)
 
 
 def quick_size(wanted: int, grid: int) -> int:
@@ -61,23 +94,33 @@ def _is_smooth(number: int) -> bool:
     return number == 1
 
 
-def filtered(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
-    """Room, smooth equaliser and band limits in one multiplication of spectra."""
-    batch, count = samples.shape
-    device = samples.device
-    size = quick_size(count + bank.rooms.shape[1], 1024)
-    spectrum = torch.fft.rfft(samples, n=size)
-    bins = spectrum.shape[1]
-    rooms = bank.rooms[torch.randint(len(bank.rooms), (batch,), device=device)]
-    in_room = _chance(batch, 0.35 * strength, device)
-    dry = torch.zeros_like(rooms)
-    dry[:, 0] = 1.0
-    response = torch.fft.rfft(torch.where(in_room[:, None], rooms, dry), n=size)
-    gains_db = torch.randn(batch, 1, 9, device=device) * (4.0 * strength)
-    curve = torch.nn.functional.interpolate(gains_db, size=bins, mode="linear", align_corners=True)[:, 0]
-    return torch.fft.irfft(
-        spectrum * response * (10 ** (curve / 20)) * _band(batch, bins, strength, device), n=size
-    )[:, :count]
+def filtered(sources: Tensor, shape: RowShape, bank: SoundBank, strength: float) -> Tensor:
+    """Change of speed, room, smooth equaliser and band limits in one multiplication of spectra.
+
+    sources: [items, points], of which `shape.points` are made: pitch, formants and pace change together.
+    Returns [items, shape.samples].
+    """
+    batch, points = sources.shape
+    bins = min(points, shape.points) // 2 + 1
+    gains = _gains(batch, shape.points // 2 + 1, strength, sources.device)[:, :bins]
+    spectrum = torch.fft.rfft(sources)[:, :bins] * _in_rooms(batch, shape.points, bank, strength)[:, :bins]
+    spectrum *= gains * (shape.points / points)
+    return torch.fft.irfft(spectrum, n=shape.points)[:, : shape.samples]
+
+
+def _in_rooms(batch: int, points: int, bank: SoundBank, strength: float) -> Tensor:
+    """The spectra of rooms, or of the open air, [batch, bins]."""
+    rooms = torch.randint(len(bank.rooms), (batch,), device=bank.rooms.device)
+    open_air = len(bank.rooms)  # the last row of the spectra
+    chosen = torch.where(_chance(batch, 0.35 * strength, rooms.device), rooms, open_air)
+    return bank.room_spectra(points)[chosen]
+
+
+def _gains(batch: int, bins: int, strength: float, device: torch.device) -> Tensor:
+    """A smooth equaliser's gains within a microphone's band, [batch, bins]."""
+    exponents = torch.randn(batch, 1, 9, device=device) * (4.0 * strength * math.log(10) / 20)
+    curve = F.interpolate(exponents, size=bins, mode="linear", align_corners=True)[:, 0].exp_()
+    return curve.mul_(_band(batch, bins, strength, device))
 
 
 def _band(batch: int, bins: int, strength: float, device: torch.device) -> Tensor:
@@ -94,49 +137,70 @@ def _band(batch: int, bins: int, strength: float, device: torch.device) -> Tenso
     return passed.clamp_min(1e-4)
 
 
-def with_noise(samples: Tensor, speech: Tensor, bank: SoundBank, strength: float) -> Tensor:
-    """Add noise, music or other people's talk; `speech`: other utterances to babble with, [any, samples]."""
-    batch, count = samples.shape
+NOISE, MUSIC, BABBLE = range(3)
+TALKERS = 4
+
+
+def with_noise(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
+    """Add noise, music or the talk of other rows, [batch, samples], at 3 to 42 dB below; none to a quarter."""
+    batch = len(samples)
     device = samples.device
-    choice = torch.rand(batch, device=device)
-    noise = _cut(bank.noises, batch, count)
-    music = _cut(bank.music, batch, count)
-    babble = sum(speech[torch.randperm(len(speech), device=device)[:batch]] for _ in range(4))
-    babble = babble / level(babble)
-    added = torch.where((choice < 0.6)[:, None], noise, torch.where((choice < 0.8)[:, None], music, babble))
+    dice = torch.rand(batch, device=device)
+    kind = (dice >= 0.6).long() + (dice >= 0.8).long()
     snr_db = _uniform(batch, 38 - 35 * strength, 42, device)
-    # louder music has a tag of its own
-    snr_db = torch.where((choice >= 0.6) & (choice < 0.8), snr_db.clamp_min(14), snr_db)
-    scale = level(samples) * 10 ** (-snr_db[:, None] / 20)
-    return samples + added * scale * _chance(batch, 0.75, device)[:, None]
+    snr_db = torch.where(kind == MUSIC, snr_db.clamp_min(14), snr_db)  # louder music has a tag of its own
+    loudness = level(samples)[:, 0]
+    rows = _drawn_rows(kind, bank)
+    added = torch.where(kind == BABBLE, loudness[rows % batch].square().sum(1).sqrt(), 1.0)
+    gain = loudness / added * 10 ** (-snr_db / 20) * _chance(batch, 0.75, device)
+    start = torch.randint(max(bank.noises.shape[1], bank.music.shape[1]), (batch,), device=device)
+    return mixed(samples, bank.noises, bank.music, kind, rows, start, gain)
 
 
-def _cut(bank: Tensor, batch: int, count: int) -> Tensor:
-    """Random stretches of the bank's sounds, repeated where they are too short."""
-    device = bank.device
-    rows = torch.randint(len(bank), (batch, 1), device=device)
-    starts = torch.randint(bank.shape[1], (batch, 1), device=device)
-    columns = (starts + torch.arange(count, device=device)) % bank.shape[1]
-    return bank[rows, columns]
+def _drawn_rows(kind: Tensor, bank: SoundBank) -> Tensor:
+    """Which sound of the bank (the first column), or which other rows talk: [batch, TALKERS]."""
+    batch = len(kind)
+    counts = torch.tensor([len(bank.noises), len(bank.music)])
+    chances = torch.rand(batch, TALKERS, device=kind.device)
+    others = 1 + (chances * (batch - 1)).long()
+    talking = (torch.arange(batch, device=kind.device)[:, None] + others) % batch
+    noise, music = ((chances * count).long() for count in counts.tolist())
+    return torch.where(
+        (kind == BABBLE)[:, None], talking, torch.where((kind == MUSIC)[:, None], music, noise)
+    )
+
+
+def mixed(
+    samples: Tensor, noises: Tensor, music: Tensor, kind: Tensor, rows: Tensor, start: Tensor, gain: Tensor
+) -> Tensor:
+    """Add to each row of samples, [batch, samples], its gain times a sound.
+
+    kind [batch]: row `rows[:, 0]` of the noises or of the music, repeated from `start` on, or the sum of
+    `rows` [batch, talkers] of the samples.
+    """
+    if fused.usable(samples):
+        return fused.mixed(samples, noises, music, kind, rows, start, gain)
+    columns = start[:, None] + torch.arange(samples.shape[1], device=samples.device)
+    added = samples[rows].sum(1)
+    for number, bank in ((NOISE, noises), (MUSIC, music)):
+        chosen = (kind == number).nonzero()[:, 0]
+        added[chosen] = bank[rows[chosen, :1], columns[chosen] % bank.shape[1]]
+    return samples + gain[:, None] * added
 
 
 def recorded(samples: Tensor, strength: float) -> Tensor:
-    """Level, clipping and coarse quantisation of a recording."""
+    """Level, clipping, coarse quantisation and hiss of a recording."""
     batch = len(samples)
     device = samples.device
-    peak = samples.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
-    gain_db = _uniform(batch, -26, -1, device)[:, None]
-    scaled = samples / peak * 10 ** (gain_db / 20)
-    drive = torch.where(_chance(batch, 0.06 * strength, device), _uniform(batch, 1.5, 5, device), 1.0)[
-        :, None
-    ]
-    ceiling = scaled.abs().amax(dim=1, keepdim=True).clamp_min(1e-4)
-    clipped = (scaled * drive).clamp(-ceiling, ceiling)
-    mu_law = _chance(batch, 0.06 * strength, device)[:, None]
-    clipped = torch.where(mu_law, _mu_law(clipped), clipped)
-    return (
-        clipped + torch.randn_like(clipped) * 10 ** (_uniform(batch, -90, -60, device)[:, None] / 20)
-    ).clamp(-1, 1)
+    peak = torch.linalg.vector_norm(samples, torch.inf, dim=1).clamp_min(1e-4)
+    ceiling = 10 ** (_uniform(batch, -26, -1, device) / 20)
+    drive = torch.where(_chance(batch, 0.06 * strength, device), _uniform(batch, 1.5, 5, device), 1.0)
+    clipped = samples * (ceiling / peak * drive)[:, None]
+    clipped = clipped.clamp_(-ceiling[:, None], ceiling[:, None])
+    coarse = on_device((torch.rand(batch) < 0.06 * strength).nonzero()[:, 0], device)  # drawn on the host
+    clipped[coarse] = _mu_law(clipped[coarse])
+    hiss = 10 ** (_uniform(batch, -90, -60, device) / 20)
+    return clipped.addcmul_(torch.randn_like(clipped), hiss[:, None]).clamp_(-1, 1)
 
 
 def _mu_law(samples: Tensor) -> Tensor:
@@ -175,7 +239,10 @@ def _mel_bins(hz: Tensor, mels: int) -> Tensor:
     return (1127 * torch.log1p(hz / 700) - low) / (high - low) * (mels + 1) - 1
 
 
-def augment(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
-    """The whole chain; `strength` grows from 0 (almost clean) to 1."""
-    wet = filtered(samples, bank, strength)
-    return recorded(with_noise(wet, samples.flip(0), bank, strength), strength)
+def augment(sources: Tensor, shape: RowShape, bank: SoundBank, strength: float) -> Tensor:
+    """The whole chain, [items, points] -> [items, shape.samples]; `strength` grows from 0 (almost clean) to 1.
+
+    Noise and hiss are heard to the end of a row, whatever it holds: nothing is padded.
+    """
+    wet = filtered(sources, shape, bank, strength)
+    return recorded(with_noise(wet, bank, strength), strength)

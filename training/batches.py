@@ -19,26 +19,27 @@ from torch import Tensor
 
 from sensevoice.network import query_ids
 from sensevoice.spans import SAMPLE_RATE
-from training.augment import SoundBank, augment, level, quick_size, stretched
+from training import fused
+from training.augment import FRAME_SAMPLES, RowShape, SoundBank, augment, level, on_device
 from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_UNIT, Speech
 
 Array = npt.NDArray[Any]
-FRAME_SAMPLES = 960  # one output frame is 60 ms
 UNIT_SAMPLES = 400  # one duration unit is 25 ms
 IGNORED = -100
 MAX_PIECES = 5
-SLOWEST, FASTEST = 0.86, 1.2
 PROBES_MS = (-20, 0, 20)  # where within a frame the phoneme is read
-LENGTHS_S = (2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 22.0)
-LENGTH_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
+# frames of a row, 2.2 to 22 s: with the queries a multiple of eight, as matrix products like it
+ROW_FRAMES = (36, 52, 68, 92, 124, 180, 260, 372)
+ROW_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
+FEWEST_ITEMS = 8
+TIGHT_SHARE = 0.6  # of items: filled with speech as far as utterances fit
+LEAD_S, GAP_S = 0.6, 0.5  # the longest silence before the speech, and between two utterances
 MAX_UNITS = 256  # phonemes of one utterance, end marks included
 NEVER = 2**40
 UNVOICED_EVENTS = ("BGM", "Breath")  # a voice activity detector is to pass these over
 # what a detector is to call speech: set so that clean development clips are read as the official one reads them
 FAINTEST = 1e-5  # of the loudest frame's energy
 LONGEST_PAUSE_FRAMES, GROWN_FRAMES = 31, 6
-GRID = 9_600  # samples: batch widths are multiples of this, so that spectra have quick sizes
-STRETCHED_GRID = 480
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Item:
     lang: int = 0
     emotion: int = 0
     event: str | None = None
-    wanted_s: float = 2.0
+    event_samples: int = 0  # at the end of the row
 
     def tags(self, use_itn: bool) -> tuple[str, str, str, str]:
         """Language, emotion, event, normalisation."""
@@ -90,30 +91,24 @@ class Item:
 
 @dataclass
 class Plan:
-    """A batch on paper. Times in samples; [items, pieces] or [items]."""
+    """A batch on paper. Times in samples before the change of speed; [items, pieces] or [items]."""
 
+    shape: RowShape
+    points: int  # of which spectra make `shape.points`
     begin: Array
     length: Array
     utterance: Array  # -1 where there is no piece
-    total: Array
     events: list[PlacedEvent]
     silent: Array
     queries: Array
     tags: Array
     targets: Array  # [items, tokens], padded with 0
     target_lengths: Array
-    stretch: float
 
     @property
-    def width(self) -> int:
-        """Samples of a row before it is stretched."""
-        longest = int(self.total.max())
-        return longest + -longest % GRID
-
-    @property
-    def stretched_width(self) -> int:
-        """Samples of a row afterwards."""
-        return quick_size(int(self.width / self.stretch), STRETCHED_GRID)
+    def speed(self) -> float:
+        """How much faster it will sound."""
+        return self.points / self.shape.points
 
 
 @dataclass(frozen=True)
@@ -128,6 +123,14 @@ class PlacedEvent:
     gain_db: float
 
 
+def row_shapes(batch_s: float) -> list[RowShape]:
+    """The shapes of all batches of about so many seconds."""
+    counts = (
+        max(FEWEST_ITEMS, int(batch_s / (frames * FRAME_SAMPLES / SAMPLE_RATE))) for frames in ROW_FRAMES
+    )
+    return [RowShape(items, frames) for items, frames in zip(counts, ROW_FRAMES, strict=True)]
+
+
 class Planner:
     """Draws plans; one to a worker process."""
 
@@ -135,9 +138,11 @@ class Planner:
         self.catalogue, self.recipe = catalogue, recipe
         self.rng = np.random.default_rng(seed)
         self.pools = self._pools()
+        self.lengths = {key: catalogue.length[pool] for key, pool in self.pools.items()}
         self.keys = list(self.pools)
         self.neutral = [key for key in self.keys if key[1] == 0] or self.keys
         self.event_names = list(catalogue.events)
+        self.shapes = row_shapes(recipe.batch_s)
 
     def _pools(self) -> dict[tuple[int, int], Array]:
         """Utterances by (language, emotion), shortest first."""
@@ -150,70 +155,84 @@ class Planner:
         return {key: pool for key, pool in pools.items() if len(pool)}
 
     def draw(self) -> Plan:
-        """A batch of about `recipe.batch_s` seconds, its items of similar length."""
-        wanted_s = float(self.rng.choice(LENGTHS_S, p=LENGTH_SHARES))
-        size = max(8, int(self.recipe.batch_s / (wanted_s + 1.2)))
-        return self._lay_out([self._item(wanted_s) for _ in range(size)])
+        """A batch of about `recipe.batch_s` seconds, in one of a few shapes."""
+        shape = self.shapes[self.rng.choice(len(self.shapes), p=ROW_SHARES)]
+        sources = shape.sources()
+        points = sources[self.rng.integers(len(sources))]
+        room = shape.samples * points // shape.points
+        return self._lay_out([self._item(room) for _ in range(shape.items)], shape, points)
 
-    def _item(self, wanted_s: float) -> Item:
+    def _item(self, room: int) -> Item:
         dice, recipe = self.rng.random(), self.recipe
         if dice < recipe.nothing_share:
-            return Item(wanted_s=wanted_s)
+            return Item()
         if dice < recipe.nothing_share + recipe.event_share and self.event_names:
-            return Item(event=self._event(), wanted_s=wanted_s)
+            return Item(event=self._event())
         keys = self.keys if self.rng.random() < 0.5 else self.neutral
         language, emotion = keys[self.rng.integers(len(keys))]
         event = self._event() if self.event_names and self.rng.random() < recipe.mixed_share else None
-        return Item(self._pieces(self.pools[language, emotion], wanted_s), language, emotion, event, wanted_s)
+        after = self._samples(0.8, min(2.5, room / SAMPLE_RATE - 1)) if event not in (None, "BGM") else 0
+        pieces = self._pieces((language, emotion), room - after)
+        return Item(pieces, language, emotion, event, after if pieces else 0)
 
     def _event(self) -> str:
         return self.event_names[self.rng.integers(len(self.event_names))]
 
-    def _pieces(self, pool: Array, wanted_s: float) -> list[int]:
-        """Utterances that together last about as long as wanted."""
-        count = 1 if wanted_s <= 4 else int(self.rng.integers(1, MAX_PIECES + 1))
-        middle = int(np.searchsorted(self.catalogue.length[pool], wanted_s * SAMPLE_RATE / count))
-        spread = max(8, len(pool) // 12)
-        high = min(len(pool), middle + spread)
-        low = min(max(0, middle - spread), high - 1)
-        return [int(pool[i]) for i in self.rng.integers(low, high, size=count)]
+    def _pieces(self, key: tuple[int, int], room: int) -> list[int]:
+        """Utterances that fit into so many samples one after the other; none if none does."""
+        count = 1 if room <= 4.5 * SAMPLE_RATE else int(self.rng.integers(1, MAX_PIECES + 1))
+        pool, lengths = self.pools[key], self.lengths[key]
+        left = room if self.rng.random() < TIGHT_SHARE else int(room * self.rng.uniform(0.55, 1.0))
+        pieces: list[int] = []
+        for behind in range(count - 1, -1, -1):
+            at = int(np.searchsorted(lengths, left / (behind + 1), side="right"))
+            spread = max(8, len(pool) // (12 if behind else 40))
+            high = min(int(np.searchsorted(lengths, left, side="right")), at + spread if behind else at)
+            if high == 0:
+                break
+            pieces.append(int(pool[self.rng.integers(max(0, min(at, high - 1) - spread), high)]))
+            left -= int(self.catalogue.length[pieces[-1]])
+        return pieces
 
-    def _lay_out(self, items: Sequence[Item]) -> Plan:
-        shape = (len(items), max(1, max(len(item.pieces) for item in items)))
-        begin, length, utterance = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
-        total = np.zeros(len(items), np.int64)
+    def _lay_out(self, items: Sequence[Item], shape: RowShape, points: int) -> Plan:
+        size = (len(items), max(1, max(len(item.pieces) for item in items)))
+        begin, length, utterance = np.zeros(size, np.int64), np.zeros(size, np.int64), np.full(size, -1)
+        room = shape.samples * points // shape.points
         events = []
         for row, item in enumerate(items):
-            at = self._samples(0, 0.6)
-            for column, piece in enumerate(item.pieces):
-                begin[row, column], utterance[row, column] = at, piece
-                length[row, column] = self.catalogue.length[piece]
-                at += int(length[row, column]) + self._samples(0.0, 0.5)
-            if not item.pieces:
-                at = int(item.wanted_s * SAMPLE_RATE)
+            columns = slice(len(item.pieces))
+            utterance[row, columns] = item.pieces
+            length[row, columns] = self.catalogue.length[item.pieces] if item.pieces else 0
+            begin[row, columns], end = self._begins(length[row, columns], room - item.event_samples)
             if item.event:
-                at, event = self._place_event(row, item, at)
-                events.append(event)
-            total[row] = at
+                events.append(self._place_event(row, item, end, room))
         silent = np.array([not item.pieces and item.event is None for item in items])
-        return Plan(begin, length, utterance, total, events, silent, **self._text(items))
+        return Plan(shape, points, begin, length, utterance, events, silent, **self._text(items))
+
+    def _begins(self, lengths: Array, room: int) -> tuple[Array, int]:
+        """Where pieces of these lengths begin within the room, and where the last one ends."""
+        begins, at, slack = [], 0, room - int(lengths.sum())
+        for place, length in enumerate(lengths.tolist()):
+            silence = min(slack, self._samples(0.0, GAP_S if place else LEAD_S))
+            begins.append(at + silence)
+            at, slack = at + silence + length, slack - silence
+        return np.array(begins, np.int64), at
 
     def _samples(self, low_s: float, high_s: float) -> int:
         return int(self.rng.uniform(low_s, high_s) * SAMPLE_RATE)
 
-    def _place_event(self, row: int, item: Item, at: int) -> tuple[int, PlacedEvent]:
-        """After the speech, under it (music), or alone; returns the item's new end and the event."""
+    def _place_event(self, row: int, item: Item, end: int, room: int) -> PlacedEvent:
+        """After the speech, which has its `end`, under it (music), or alone."""
         assert item.event is not None
         sound = int(self.rng.integers(self.catalogue.events[item.event]))
-        if item.pieces and item.event != "BGM":
-            count = self._samples(0.8, 2.5)
-            return at + count, PlacedEvent(row, item.event, sound, at, count, self.rng.uniform(-5, 5))
+        if item.event_samples:
+            return PlacedEvent(row, item.event, sound, end, item.event_samples, self.rng.uniform(-5, 5))
         gain_db = self.rng.uniform(-9, 2) if item.pieces else self.rng.uniform(-6, 6)
-        count = at
+        count = room
         if not item.pieces and item.event != "BGM" and self.rng.random() < 0.5:
-            count = self._samples(0.4, min(3.0, at / SAMPLE_RATE))  # one cough, and silence around it
-        first = int(self.rng.integers(at - count + 1))
-        return at, PlacedEvent(row, item.event, sound, first, count, gain_db)
+            count = self._samples(0.4, min(3.0, room / SAMPLE_RATE))  # one cough, and silence around it
+        first = int(self.rng.integers(room - count + 1))
+        return PlacedEvent(row, item.event, sound, first, count, gain_db)
 
     def _text(self, items: Sequence[Item]) -> dict[str, Any]:
         known = self.catalogue
@@ -237,7 +256,6 @@ class Planner:
             "tags": np.array(tags),
             "targets": _padded(targets),
             "target_lengths": np.array([len(tokens) for tokens in targets]),
-            "stretch": float(self.rng.uniform(SLOWEST, FASTEST)),
         }
 
 
@@ -279,7 +297,6 @@ class Batch:
     """What a training step needs."""
 
     samples: Tensor  # [batch, samples]
-    lengths: Tensor  # [batch] samples, on the host
     queries: Tensor  # [batch, 4]
     tags: Tensor  # [batch, 4] token ids: language, emotion, event, normalisation
     targets: Tensor  # [batch, tokens]
@@ -292,6 +309,8 @@ def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width
 
     source, begin, length: [items, pieces], where a stretch comes from, where it goes, and how long it is.
     """
+    if fused.usable(audio):
+        return fused.laid_out(audio, source, begin, length, width)
     columns = torch.arange(width, device=audio.device)[None]
     out = torch.zeros(len(begin), width, device=audio.device)
     for piece in range(begin.shape[1]):
@@ -315,31 +334,25 @@ class Mixer:
         self.event_names = list(events)
         self.event_sounds = torch.stack(list(events.values()))  # [names, sounds, samples]
         self.device = speech.audio.device
+        self.probes = torch.tensor(PROBES_MS, device=self.device) * 16
         frames = speech.unit_frames.long()
         running = frames.cumsum(0)
         before = running[speech.unit_start] - frames[speech.unit_start]
         # where each phoneme ends, in samples from its utterance's start
         self.unit_ends = (running - before.repeat_interleave(speech.unit_count)) * UNIT_SAMPLES
 
+    @torch.no_grad()
     def realise(self, plan: Plan, strength: float) -> Batch:
         """`strength` of the distortions: 0 almost clean, 1 full."""
-        width, target = plan.width, plan.stretched_width
-        factor = width / target
         utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
-        sounds = self._lay_out(utterance, begin, length, width, plan.events)
-        if target != width:
-            sounds = stretched(sounds, target)
-        silent = self._tensor(plan.silent)[:, None]
-        sounds = torch.where(silent, torch.randn_like(sounds) * 1e-3, sounds)
-        lengths = torch.from_numpy((plan.total / factor).astype(np.int64)).clamp(800, target)
-        inside = torch.arange(target, device=self.device) < lengths.to(self.device)[:, None]
-        frames = -(-(1 + (target - 400) // 160) // 6)
+        sounds = self._lay_out(utterance, begin, length, plan.points, plan.events)
+        silent = self._tensor(np.flatnonzero(plan.silent))
+        sounds[silent] = torch.randn(len(silent), plan.points, device=self.device) * 1e-3
         return Batch(
-            augment(sounds, self.bank, strength) * inside,
-            lengths,
+            augment(sounds, plan.shape, self.bank, strength),
             *(self._tensor(v) for v in (plan.queries, plan.tags, plan.targets)),
             torch.from_numpy(plan.target_lengths),
-            self._phonemes(utterance, begin, length, frames, factor),
+            self._phonemes(utterance, begin, length, plan.shape.frames, plan.speed),
         )
 
     def activity(self, plan: Plan, frames: int) -> Tensor:
@@ -347,20 +360,19 @@ class Mixer:
 
         Read off the clean signals: no pauses under 300 ms, and 60 ms around what sounds.
         """
-        width, target = plan.width, plan.stretched_width
         utterance, begin, length = (self._tensor(v) for v in (plan.utterance, plan.begin, plan.length))
         heard = [event for event in plan.events if event.name not in UNVOICED_EVENTS]
-        sounds = self._lay_out(utterance, begin, length, width, heard)
+        sounds = self._lay_out(utterance, begin, length, plan.points, heard)
         energy = F.avg_pool1d(sounds.square()[:, None], 400, 160)[:, 0]
         loudest = energy.amax(dim=1, keepdim=True)
         active = ((energy > loudest * FAINTEST) & (energy > 1e-7)).float()[:, None]
         closed = -_widest(-_widest(active, LONGEST_PAUSE_FRAMES // 2), LONGEST_PAUSE_FRAMES // 2)
         grown = _widest(closed, GROWN_FRAMES)
-        at = (torch.arange(frames, device=self.device) * (width / target)).long()
+        at = (torch.arange(frames, device=self.device) * plan.speed).long()
         return grown[:, 0, at.clamp_max(grown.shape[2] - 1)] > 0.5
 
     def _tensor(self, values: Array) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        return on_device(torch.from_numpy(values), self.device)
 
     def _lay_out(
         self, utterance: Tensor, begin: Tensor, length: Tensor, width: int, events: Sequence[PlacedEvent]
@@ -371,11 +383,9 @@ class Mixer:
         return self._add_events(sounds, events) if events else sounds
 
     def _add_events(self, sounds: Tensor, events: Sequence[PlacedEvent]) -> Tensor:
-        rows, sound, first, count = (
-            self._tensor(np.array([getattr(event, name) for event in events]))
-            for name in ("row", "sound", "first", "count")
-        )
-        kinds = self._tensor(np.array([self.event_names.index(event.name) for event in events]))
+        names = {name: number for number, name in enumerate(self.event_names)}
+        numbers = [(event.row, names[event.name], event.sound, event.first, event.count) for event in events]
+        rows, kinds, sound, first, count = self._tensor(np.array(numbers).T.copy())
         gain = self._tensor(np.array([10 ** (event.gain_db / 20) for event in events], np.float32))
         within = torch.arange(sounds.shape[1], device=self.device)[None] - first[:, None]
         clips = self.event_sounds[kinds, sound].gather(1, within % self.event_sounds.shape[2])
@@ -388,7 +398,7 @@ class Mixer:
     ) -> Tensor:
         """The phoneme at each probe of each output frame, [items, frames, probes]."""
         centres = torch.arange(frames, device=self.device)[:, None] * FRAME_SAMPLES + 200
-        probes = centres + torch.tensor(PROBES_MS, device=self.device) * 16
+        probes = centres + self.probes
         at = (probes.clamp_min(0) * factor).long().flatten()[None]
         out = torch.full((len(begin), at.shape[1]), IGNORED, device=self.device)
         for piece in range(begin.shape[1]):

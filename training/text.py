@@ -274,7 +274,14 @@ def report(utterances: list[Utterance]) -> str:
     return "\n".join(rows)
 
 
-def make_text(out: Path, *, seed: int = 0, lines: int = 20_000, packages: Path = PACKAGES) -> None:
+def make_text(
+    out: Path,
+    *,
+    seed: int = 0,
+    lines: int = 20_000,
+    packages: Path = PACKAGES,
+    english_pieces: int = tokens.ENGLISH_PIECES,
+) -> None:
     """Write train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model to `out`."""
     sources.fetch(packages)
     held_out = HeldOut()
@@ -283,7 +290,7 @@ def make_text(out: Path, *, seed: int = 0, lines: int = 20_000, packages: Path =
     chosen = choose(held_out, forced, seed, lines, packages)
     out.mkdir(parents=True, exist_ok=True)
     model = out / "starter.bpe.model"
-    tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced])
+    tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced], english_pieces)
     faithful = tokens.round_trips(model)
     kept = [u for u in chosen if faithful(u.text) and faithful(u.plain)]
     write_lines(out / "train.jsonl.xz", map(asdict, kept))
@@ -310,8 +317,15 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, default=PACKAGES, help="where packages are unpacked")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lines", type=int, default=20_000, help="utterances a language")
+    parser.add_argument("--english-pieces", type=int, default=tokens.ENGLISH_PIECES)
     args = parser.parse_args()
-    make_text(args.out, seed=args.seed, lines=args.lines, packages=args.sources)
+    make_text(
+        args.out,
+        seed=args.seed,
+        lines=args.lines,
+        packages=args.sources,
+        english_pieces=args.english_pieces,
+    )
 
 
 if __name__ == "__main__":

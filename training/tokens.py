@@ -13,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # SentencePiece piece types
 BPE = 2  # SentencePiece model type
 ENGLISH_PIECES = 1_000  # with the single characters
-LIMIT = 6_200
+LIMIT = 5_200  # besides them
 SPACE = "▁"
 SPECIAL_PIECES = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)]
 TAGS = [  # in the order of the official vocabulary (ids 24884 to 25054 there)
@@ -27,7 +27,7 @@ PUNCTUATION = "，。？！、：；「」（）・ー々〜…"
 ENGLISH_LINE = re.compile(r"[\x20-\x7e£]+")
 
 
-def build(path: Path, lines: Iterable[str]) -> int:
+def build(path: Path, lines: Iterable[str], english_pieces: int = ENGLISH_PIECES) -> int:
     """Write the model (and `path`.txt, its pieces in order) for the characters of `lines`.
 
     No prefix space is added, as in the official model: an utterance's first word has no word-start
@@ -35,12 +35,12 @@ def build(path: Path, lines: Iterable[str]) -> int:
     """
     texts = list(lines)
     characters = sorted({c for text in texts for c in text if c != " "} | {*PRINTABLE_ASCII, *PUNCTUATION})
-    english = _english_pieces([text for text in texts if ENGLISH_LINE.fullmatch(text)])
+    english = _english_pieces([text for text in texts if ENGLISH_LINE.fullmatch(text)], english_pieces)
     merged = [piece for piece in english if len(piece) > 1]
     pieces = [*SPECIAL_PIECES, *((piece, NORMAL) for piece in [*merged, SPACE, *characters])]
     pieces += [(f"<|{tag}|>", USER_DEFINED) for tag in TAGS]
-    if len(pieces) > LIMIT:
-        raise ValueError(f"{len(pieces)} pieces, more than {LIMIT}")
+    if len(pieces) > LIMIT + english_pieces:
+        raise ValueError(f"{len(pieces)} pieces, more than {LIMIT + english_pieces}")
     path.write_bytes(_model(pieces).SerializeToString(deterministic=True))
     path.with_suffix(".txt").write_text("\n".join(piece for piece, _ in pieces) + "\n", encoding="utf-8")
     return len(pieces)
@@ -57,14 +57,14 @@ def round_trips(path: Path) -> Callable[[str], bool]:
     return faithful
 
 
-def _english_pieces(lines: list[str]) -> list[str]:
+def _english_pieces(lines: list[str], count: int) -> list[str]:
     """BPE pieces in the order in which they were learned."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
         model_type="bpe",
-        vocab_size=ENGLISH_PIECES,
+        vocab_size=count,
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
         normalization_rule_name="identity",

@@ -10,21 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
-from sensevoice.features import HOP, WINDOW, Frontend, frame_count
-from sensevoice.finetune.losses import tag_losses, text_loss
-from sensevoice.finetune.masking import mask_features
-from sensevoice.network import NetworkShape, SenseVoiceNetwork, positions
+from sensevoice.features import Frontend
+from sensevoice.finetune.losses import text_loss
 from sensevoice.scores import N_QUERY_FRAMES
-from training.augment import warped
-from training.batches import IGNORED, Batch, Mixer, Plan
-
-PHONEMES = 178
+from training.batches import Batch, Mixer, Plan
+from training.flat import Average, FlatWeights
+from training.network import TrainingNetwork
+from training.ranks import Ranks
+from training.steps import Inputs, Steps, truth_counts
 
 
 @dataclass(frozen=True)
@@ -38,155 +36,179 @@ class Schedule:
     full_strength_at: float = 0.35
     easing_from: float = 0.75
     last_strength: float = 0.5
+    first_strength: float = 0.15
+    # the phoneme reader's weight, falling until half of the time has gone
+    phoneme_weight: float = 2.0
+    last_phoneme_weight: float = 0.4
     ema_decay: float = 0.9993
     max_norm: float = 2.0
     log_every: int = 100
     max_steps: int | None = None
+    decays: bool = True  # else the rate and the distortions stay: another leg is to follow
 
-
-class TrainingNetwork(nn.Module):
-    """The network to be shipped, with a phoneme reader half-way up that is left behind."""
-
-    def __init__(self, shape: NetworkShape, frontend: Frontend, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.network = SenseVoiceNetwork(shape, dropout=dropout)
-        self.frontend = frontend
-        self.middle = (shape.num_blocks + 1) // 2
-        self.phoneme_norm = nn.LayerNorm(shape.output_size)
-        self.phoneme_head = nn.Linear(shape.output_size, PHONEMES)
-
-    @torch.no_grad()
-    def features(self, samples: Tensor, lengths: Tensor, warp: float) -> tuple[Tensor, Tensor]:
-        """[batch, samples] -> stacked, normalised frames [batch, frames, 560] and their count [batch].
-
-        `lengths` and the count are on the host; `warp` is how far voices are shifted, 0 to 1.
-        """
-        mel = warped(self.frontend.log_mel(samples), warp)
-        mel_frames = ((lengths - WINDOW) // HOP + 1).clamp_min(1)
-        stacked = self.frontend.normalise(self.frontend.stack(mel, mel_frames.to(mel.device)))
-        return stacked, (mel_frames + self.frontend.lfr_n - 1) // self.frontend.lfr_n
-
-    def forward(self, features: Tensor, queries: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Token logits [batch, 4 + frames, vocabulary] and phoneme logits [batch, frames, 178]."""
-        encoder = self.network.encoder
-        x, valid = self.network.with_queries(features, queries, frames)
-        x = x * encoder.scale + positions(x.shape[1], x.shape[2], x.device).to(x.dtype)
-        blocks = [*encoder.encoders0, *encoder.encoders]
-        for block in blocks[: self.middle]:
-            x = block(x, valid)
-        phonemes = self.phoneme_head(self.phoneme_norm(x[:, N_QUERY_FRAMES:]))
-        for block in blocks[self.middle :]:
-            x = block(x, valid)
-        x = encoder.after_norm(x)
-        for block in encoder.tp_encoders:
-            x = block(x, valid)
-        return self.network.ctc(encoder.tp_norm(x)), phonemes
-
-
-def losses(model: TrainingNetwork, batch: Batch, strength: float, *, amp: bool) -> dict[str, Tensor]:
-    """Mean CTC loss per token, tag and phoneme cross-entropies."""
-    features, frames = model.features(batch.samples, batch.lengths, strength)
-    frames_there = frames.to(features.device, non_blocking=True)
-    features = mask_features(features, frames_there, strength)
-    with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=amp):
-        logits, phonemes = model(features, batch.queries, frames_there)
-    read = F.cross_entropy(
-        phonemes.float()[:, :, None].expand(-1, -1, batch.phonemes.shape[2], -1).flatten(0, 2),
-        batch.phonemes[:, : phonemes.shape[1]].flatten(),
-        ignore_index=IGNORED,
-    )
-    return {
-        "ctc": text_loss(logits, frames, batch.targets, batch.target_lengths),
-        "tags": tag_losses(logits, batch.tags),
-        "phonemes": read,
-    }
+    def continued(self) -> Schedule:
+        """The same for a model that can read: full distortion at once, and a short warm-up of the optimiser."""
+        return replace(self, warmup_steps=200, first_strength=1.0, phoneme_weight=self.last_phoneme_weight)
 
 
 def rate_at(step: int, progress: float, schedule: Schedule) -> float:
     """Linear warm-up, then a cosine down to a hundredth."""
     warm = min(1.0, (step + 1) / schedule.warmup_steps)
-    return schedule.peak_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    fallen = min(1.0, progress) if schedule.decays else 0.0
+    return schedule.peak_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 def strength_at(progress: float, schedule: Schedule) -> float:
     """Distortions grow while the model learns to read, and ease off when it refines."""
-    grown = 0.15 + 0.85 * min(1.0, progress / schedule.full_strength_at)
-    easing = max(0.0, (progress - schedule.easing_from) / (1 - schedule.easing_from))
+    first = schedule.first_strength
+    grown = first + (1 - first) * min(1.0, progress / schedule.full_strength_at)
+    easing = max(0.0, (progress - schedule.easing_from) / (1 - schedule.easing_from)) * schedule.decays
     return grown - (1 - schedule.last_strength) * min(1.0, easing)
 
 
-class Average:
-    """Exponential moving average of the weights."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.live = list(model.parameters())
-        self.kept = [p.detach().clone() for p in self.live]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the newest weights; early on the average follows faster."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.kept, [p.detach() for p in self.live], 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the average and the live weights."""
-        for kept, live in zip(self.kept, self.live, strict=True):
-            held = live.detach().clone()
-            live.copy_(kept)
-            kept.copy_(held)
+def phoneme_weight_at(progress: float, schedule: Schedule) -> float:
+    """Phonemes come first, spelling later."""
+    fallen = min(1.0, progress / 0.5)
+    return schedule.phoneme_weight + fallen * (schedule.last_phoneme_weight - schedule.phoneme_weight)
 
 
 @dataclass
-class Step:
-    """What the caller may look at after each step."""
+class Lesson:
+    """A batch as the network takes it, and its text."""
 
-    number: int
-    progress: float
+    inputs: Inputs
+    targets: Tensor  # [batch, tokens]
+    target_lengths: Tensor  # [batch], on the host
+    tokens: Tensor  # [] how many of them
 
 
-def optimise(
-    model: TrainingNetwork, mixer: Mixer, plans: Iterator[Plan], schedule: Schedule, *, amp: bool
-) -> Iterator[tuple[Step, Average]]:
-    """Train until the time is up; yields after every step.
+class Lessons:
+    """Lessons made one step ahead, on a stream of their own where there is a GPU."""
 
-    A step whose gradient is not finite is skipped inside the fused optimiser and counted.
-    """
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=schedule.peak_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-    )
-    average = Average(model, schedule.ema_decay)
-    began = time.monotonic()
-    sums: dict[str, Tensor] = {}
-    step = 0
-    model.train()
-    while schedule.max_steps is None or step < schedule.max_steps:
-        progress = (time.monotonic() - began) / schedule.seconds
-        if schedule.max_steps is not None:
-            progress = step / schedule.max_steps
-        if progress >= 1:
-            break
-        strength = strength_at(progress, schedule)
-        found = losses(model, mixer.realise(next(plans), strength), strength, amp=amp)
-        phoneme_weight = 1.0 - 0.8 * min(1.0, progress / 0.5)
-        total = found["ctc"] + 0.5 * found["tags"].sum() + 2.0 * phoneme_weight * found["phonemes"]
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.max_norm, foreach=True)
+    def __init__(self, model: TrainingNetwork, mixer: Mixer, plans: Iterator[Plan]) -> None:
+        self._model, self._mixer, self._plans = model, mixer, plans
+        self._stream = torch.cuda.Stream(mixer.device) if mixer.device.type == "cuda" else None
+        self._next: Lesson | None = None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def draw(self, strength: float, phoneme_weight: float) -> Lesson:
+        """The next one; `strength` and weight are those of the one after it."""
+        if self._stream is None:
+            return self._make(strength, phoneme_weight)
+        ready = self._next or self._make_aside(strength, phoneme_weight)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        for tensor in (*vars(ready.inputs).values(), ready.targets, ready.tokens):
+            tensor.record_stream(torch.cuda.current_stream())
+        self._next = None
+        return ready
+
+    def prepare(self, strength: float, phoneme_weight: float) -> None:
+        """Begin to make the next one, beside whatever the GPU was told to do before."""
+        if self._stream is not None:
+            self._next = self._make_aside(strength, phoneme_weight)
+
+    def _make_aside(self, strength: float, phoneme_weight: float) -> Lesson:
+        with torch.cuda.stream(self._stream):
+            return self._make(strength, phoneme_weight)
+
+    def _make(self, strength: float, phoneme_weight: float) -> Lesson:
+        batch = self._mixer.realise(next(self._plans), strength)
+        features = self._model.features(batch.samples, strength)
+        weight = torch.full((), phoneme_weight, device=features.device)
+        counts = truth_counts(batch.tags, batch.phonemes)
+        inputs = Inputs(features, batch.queries, batch.tags, batch.phonemes, counts, weight)
+        tokens = torch.full((), float(batch.target_lengths.sum()), device=features.device)
+        return Lesson(inputs, batch.targets, batch.target_lengths, tokens)
+
+
+class Trainer:
+    """The weights, their optimiser and average, and what a step does to them."""
+
+    def __init__(
+        self, model: TrainingNetwork, schedule: Schedule, ranks: Ranks, *, amp: bool, capture: bool
+    ) -> None:
+        self.model, self.schedule, self.ranks, self.amp = model, schedule, ranks, amp
+        self.weights = FlatWeights(model)
+        ranks.share(self.weights.values.data)
+        self.average = Average(self.weights, schedule.ema_decay)
+        self.steps = Steps(model, self.weights, amp=amp, capture=capture)
+        self.optimiser = torch.optim.AdamW(
+            [self.weights.values], lr=schedule.peak_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        )
+
+    def learn(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Put the gradient of all ranks' lessons into the weights' slopes; returns the losses."""
+        self.ranks.average(lesson.inputs.counts)
+        tokens = lesson.tokens.clone()
+        self.ranks.average(tokens)
+        step = self.steps.step_for(lesson.inputs)
+        given = step.forward(lesson.inputs)
+        ctc, slope = text_slope(given.logits, lesson, tokens)
+        step.backward(slope)
+        self.ranks.average(self.weights.slopes)
+        tags, phonemes = given.parts.split([N_QUERY_FRAMES, 1])
+        return {"ctc": ctc, "tags": tags, "phonemes": phonemes[0]}
+
+    def update(self, number: int, rate: float) -> dict[str, Tensor]:
+        """Take a step; one whose gradient is not finite is left out by the optimiser, and counted."""
+        norm = self.weights.clip(self.schedule.max_norm)
         bad = (~torch.isfinite(norm)).float()
-        optimiser.found_inf = bad if amp else None
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, progress, schedule)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update(step)
-        for name, value in (*found.items(), ("skipped", bad), ("norm", norm.nan_to_num())):
-            sums[name] = sums.get(name, 0) + value.detach()
-        step += 1
-        if step % schedule.log_every == 0:
-            _log(step, progress, time.monotonic() - began, sums, schedule)
+        self.optimiser.found_inf = bad if self.amp else None
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.step()
+        self.average.update(number)
+        return {"skipped": bad, "norm": norm.nan_to_num()}
+
+
+def text_slope(logits: Tensor, lesson: Lesson, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """CTC loss and its gradient for the logits; `tokens` [] is the ranks' mean, for which the loss is divided."""
+    frames = torch.full((len(logits),), logits.shape[1] - N_QUERY_FRAMES)
+    leaf = logits.detach().requires_grad_()
+    mean = text_loss(leaf, frames, lesson.targets, lesson.target_lengths)
+    loss = mean * (lesson.tokens / tokens).nan_to_num()
+    (slope,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), slope
+
+
+class Clock:
+    """How much of the training is done: the same for all ranks."""
+
+    def __init__(self, schedule: Schedule, ranks: Ranks) -> None:
+        self._schedule, self._ranks = schedule, ranks
+        self._began = time.monotonic()
+        self.steps = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    def share(self) -> float:
+        """0 to 1, and above when the time is up."""
+        if self._schedule.max_steps is not None:
+            return self.steps / self._schedule.max_steps
+        return self._ranks.agree(self.elapsed_s / self._schedule.seconds)
+
+
+def optimise(trainer: Trainer, mixer: Mixer, plans: Iterator[Plan], clock: Clock) -> Iterator[int]:
+    """Train until the time is up; yields the number of each step after it."""
+    schedule, lessons = trainer.schedule, Lessons(trainer.model, mixer, plans)
+    sums: dict[str, Tensor] = {}
+    trainer.model.train()
+    while (share := clock.share()) < 1:
+        hardness = strength_at(share, schedule), phoneme_weight_at(share, schedule)
+        found = trainer.learn(lessons.draw(*hardness))
+        lessons.prepare(*hardness)
+        found |= trainer.update(clock.steps, rate_at(clock.steps, share, schedule))
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + value
+        clock.steps += 1
+        if clock.steps % schedule.log_every == 0:
+            if trainer.ranks.first:
+                _log(clock.steps, share, clock.elapsed_s, sums, schedule)
             sums = {}
-        yield Step(step, progress), average
+        yield clock.steps
 
 
 def _log(step: int, progress: float, elapsed_s: float, sums: dict[str, Tensor], schedule: Schedule) -> None:
@@ -202,12 +224,7 @@ def _log(step: int, progress: float, elapsed_s: float, sums: dict[str, Tensor], 
 
 @torch.no_grad()
 def measure_cmvn(frontend: Frontend, batches: list[Batch]) -> tuple[Tensor, Tensor]:
-    """Shift and scale of the stacked log-mel frames, padding left out: ([560], [560])."""
-    rows = []
-    for batch in batches:
-        mel = frontend.log_mel(batch.samples)
-        for i, count in enumerate(batch.lengths.tolist()):
-            rows.append(mel[i, : frame_count(count)])
-    mel = torch.cat(rows)
+    """Shift and scale of the stacked log-mel frames: ([560], [560])."""
+    mel = torch.cat([frontend.log_mel(batch.samples).flatten(0, 1) for batch in batches])
     shift, scale = -mel.mean(0), 1 / mel.std(0)
     return shift.repeat(frontend.lfr_m), scale.repeat(frontend.lfr_m)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from sensevoice.features import HOP, WINDOW, Frontend
+from sensevoice.features import Frontend
 from sensevoice.vad_network import FsmnEncoder
 from training.batches import Batch, Mixer, Plan
 
@@ -36,16 +36,11 @@ class VadModel(nn.Module):
 
 
 def vad_loss(model: VadModel, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and share of frames judged right, padding left out."""
+    """Binary cross-entropy and share of frames judged right."""
     odds = model(batch.samples)
     truth = truth[:, : odds.shape[1]]
-    inside = (
-        torch.arange(odds.shape[1], device=odds.device)
-        < ((batch.lengths - WINDOW) // HOP).to(odds.device)[:, None]
-    )
-    loss = F.binary_cross_entropy_with_logits(odds, truth.float(), reduction="none")
-    count = inside.sum().clamp_min(1)
-    return (loss * inside).sum() / count, (((odds > 0) == truth) & inside).sum() / count
+    loss = F.binary_cross_entropy_with_logits(odds, truth.float())
+    return loss, ((odds > 0) == truth).float().mean()
 
 
 def train_vad(

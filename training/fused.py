@@ -1,0 +1,217 @@
+"""Triton kernels of training; beside each call stands the plain version that defines it.
+
+Each reads what it needs once and writes its result once, where PyTorch makes a pass over the batch for every step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = tl = None
+
+ROWS = 8  # of one program of a convolution
+SLOPE_ROWS = 256  # of one program that sums gradients
+SAMPLES = 2_048  # of one program that makes sound
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether kernels can work on the tensor: it is on a GPU, or Triton interprets."""
+    return triton is not None and (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+
+
+def _jit(function: Callable[..., Any]) -> Any:
+    return triton.jit(function) if triton else function
+
+
+# --- the FSMN memory: see memory.py ----------------------------------------------------------------
+
+
+@_jit
+def _convolve(  # type: ignore[no-untyped-def]
+    values,
+    taps,
+    out,
+    rows,
+    frames,
+    stride,
+    width: tl.constexpr,
+    block: tl.constexpr,
+    rows_each: tl.constexpr,
+    order: tl.constexpr,
+):
+    row = tl.program_id(0) * rows_each + tl.arange(0, rows_each)
+    column = tl.arange(0, block)
+    there, wide = row < rows, column < width
+    frame = row % frames
+    total = tl.zeros((rows_each, block), tl.float32)
+    for tap in tl.static_range(order):
+        shift = tap - order // 2
+        heard = there & (frame + shift >= 0) & (frame + shift < frames)
+        place = values + (row + shift)[:, None] * stride + column[None, :]
+        value = tl.load(place, mask=heard[:, None] & wide[None, :], other=0.0).to(tl.float32)
+        factor = tl.load(taps + tap * width + column, mask=wide, other=0.0)
+        total += value * factor[None, :]
+    keep = there[:, None] & wide[None, :]
+    at = out + row[:, None] * width + column[None, :]
+    tl.store(at, total.to(out.dtype.element_ty), mask=keep)
+
+
+@_jit
+def _sum_slopes(  # type: ignore[no-untyped-def]
+    slope,
+    values,
+    out,
+    rows,
+    frames,
+    slope_stride,
+    stride,
+    width: tl.constexpr,
+    block: tl.constexpr,
+    rows_each: tl.constexpr,
+    chunk: tl.constexpr,
+    order: tl.constexpr,
+):
+    tap = tl.program_id(1)
+    shift = tap - order // 2
+    column = tl.arange(0, block)
+    wide = column < width
+    total = tl.zeros((block,), tl.float32)
+    for first in range(0, chunk, rows_each):
+        row = tl.program_id(0) * chunk + first + tl.arange(0, rows_each)
+        frame = row % frames
+        heard = (row < rows) & (frame + shift >= 0) & (frame + shift < frames)
+        keep = heard[:, None] & wide[None, :]
+        mine = tl.load(slope + row[:, None] * slope_stride + column[None, :], mask=keep, other=0.0)
+        value = tl.load(values + (row + shift)[:, None] * stride + column[None, :], mask=keep, other=0.0)
+        total += tl.sum(mine.to(tl.float32) * value.to(tl.float32), axis=0)
+    tl.store(out + (tl.program_id(0) * order + tap) * width + column, total, mask=wide)
+
+
+def convolved(values: Tensor, taps: Tensor) -> Tensor:
+    """See `memory.convolved`."""
+    values = _evenly_spaced(values)
+    batch, frames, width = values.shape
+    out = torch.empty(batch, frames, width, device=values.device, dtype=values.dtype)
+    _convolve[(triton.cdiv(batch * frames, ROWS),)](
+        *(values, taps, out, batch * frames, frames, values.stride(1)),
+        width=width,
+        block=triton.next_power_of_2(width),
+        rows_each=ROWS,
+        order=len(taps),
+    )
+    return out
+
+
+def tap_slopes(slope: Tensor, values: Tensor, order: int) -> Tensor:
+    """See `memory.tap_slopes`."""
+    slope, values = _evenly_spaced(slope), _evenly_spaced(values)
+    batch, frames, width = values.shape
+    chunks = triton.cdiv(batch * frames, SLOPE_ROWS)
+    out = torch.empty(chunks, order, width, device=values.device, dtype=torch.float32)
+    _sum_slopes[(chunks, order)](
+        *(slope, values, out, batch * frames, frames, slope.stride(1), values.stride(1)),
+        width=width,
+        block=triton.next_power_of_2(width),
+        rows_each=ROWS,
+        chunk=SLOPE_ROWS,
+        order=order,
+    )
+    return out.sum(0)
+
+
+def _evenly_spaced(x: Tensor) -> Tensor:
+    """[batch, frames, width] whose rows are one stride apart, over the ends of utterances, too."""
+    spaced = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
+    return x if spaced else x.contiguous()
+
+
+# --- sound: see batches.py and augment.py ----------------------------------------------------------
+
+
+@_jit
+def _lay_out(audio, source, begin, length, out, width, pieces, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    total = tl.zeros((block,), tl.float32)
+    for piece in range(pieces):
+        first = tl.load(begin + row * pieces + piece)
+        count = tl.load(length + row * pieces + piece)
+        start = tl.load(source + row * pieces + piece)
+        heard = (column >= first) & (column < first + count)
+        total += tl.load(audio + start + (column - first), mask=heard, other=0).to(tl.float32)
+    tl.store(out + row.to(tl.int64) * width + column, total / 32768.0, mask=column < width)
+
+
+@_jit
+def _mix(  # type: ignore[no-untyped-def]
+    samples,
+    noises,
+    music,
+    kind,
+    rows,
+    start,
+    gain,
+    out,
+    width,
+    noise_width,
+    music_width,
+    block: tl.constexpr,
+    talkers: tl.constexpr,
+):
+    row = tl.program_id(0)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < width
+    at = row.to(tl.int64) * width + column
+    total = tl.load(samples + at, mask=inside, other=0.0)
+    what, first, loud = tl.load(kind + row), tl.load(start + row), tl.load(gain + row)
+    chosen = tl.load(rows + row * talkers)
+    if what == 0:
+        place = chosen * noise_width + (first + column) % noise_width
+        total += loud * tl.load(noises + place, mask=inside, other=0.0)
+    elif what == 1:
+        place = chosen * music_width + (first + column) % music_width
+        total += loud * tl.load(music + place, mask=inside, other=0.0)
+    else:
+        for talker in tl.static_range(talkers):
+            other = tl.load(rows + row * talkers + talker)
+            total += loud * tl.load(samples + other * width + column, mask=inside, other=0.0)
+    tl.store(out + at, total, mask=inside)
+
+
+def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
+    """See `batches.laid_out`."""
+    rows, pieces = begin.shape
+    out = torch.empty(rows, width, device=audio.device)
+    whole = (t.to(torch.int64).contiguous() for t in (source, begin, length))
+    _lay_out[(rows, triton.cdiv(width, SAMPLES))](audio, *whole, out, width, pieces, block=SAMPLES)
+    return out
+
+
+def mixed(
+    samples: Tensor,
+    noises: Tensor,
+    music: Tensor,
+    kind: Tensor,
+    rows: Tensor,
+    start: Tensor,
+    gain: Tensor,
+) -> Tensor:
+    """See `augment.mixed`."""
+    batch, width = samples.shape
+    samples, out = samples.contiguous(), torch.empty_like(samples, memory_format=torch.contiguous_format)
+    _mix[(batch, triton.cdiv(width, SAMPLES))](
+        *(samples, noises, music, kind, rows, start, gain, out),
+        *(width, noises.shape[1], music.shape[1]),
+        block=SAMPLES,
+        talkers=rows.shape[1],
+    )
+    return out
