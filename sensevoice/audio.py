@@ -6,6 +6,7 @@
 The data flow: bytes -> packets -> frames (PyAV) -> mono -> 16 kHz -> blocks. Only the demuxer and
 the decoder see single frames of some 20 ms; everything after them works on blocks of 16,384
 samples, since the cost of a call, not of the arithmetic, dominates at 1,024 samples a frame.
+What is 16 kHz already, in an array or in a plain mono wav file, is only cut, a minute at a time.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ Samples = npt.NDArray[np.float32]
 
 BLOCK_SAMPLES = 16_384  # 64 KiB of float32: below the size at which malloc asks the kernel for fresh pages
 PULL_SAMPLES = 4 * BLOCK_SAMPLES  # each pull ends in an exception, which costs more than a block
+MINUTE_SAMPLES = 60 * SAMPLE_RATE
 READ_BYTES = 65_536
 HEAD_BYTES = 65_536
 
@@ -81,6 +83,7 @@ MAX_DEMUXER_FAILURES = 64  # in a row; a damaged container may fail for ever wit
 # Containers whose header states the length of the sound. The others only allow an estimate from
 # file size and bit rate (adts, mp3 without a Xing tag, mpegts) or know just what is left (ogg).
 STATING_FORMATS = {"wav", "w64", "aiff", "caf", "au", "flac", "mp3", "mov", "matroska"}
+PLAIN_CODINGS: dict[str, np.dtype[Any]] = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 WAV_PLACEHOLDER_BYTES = 0x7FFF_0000  # recorders that write to a pipe claim about 2 GiB or 4 GiB
 
 av.logging.set_level(None)
@@ -112,8 +115,9 @@ def decode_blocks(
     live: bool = False,
     on_length: Callable[[float], None] | None = None,
 ) -> Iterator[Samples]:
-    """The samples that `decode` returns, in blocks `[<= 16384]` and in bounded memory.
+    """The samples that `decode` returns, in blocks of at most a minute and in bounded memory.
 
+    A block may be a part of the array that is the source: it is not to be written to.
     A fault that shows only at the end of the recording is raised after the last block. With `live`, for a
     binary file that is still being written, each block comes as soon as its bytes have been read.
     `on_length` is told before the first block how many seconds there seem to be, if anything says so.
@@ -138,22 +142,25 @@ def decode_pcm(chunks: Iterable[bytes], rate: int = SAMPLE_RATE, channels: int =
     """
     name = "the recording"
     _check_rate(rate, name)
-    blocks = (_mono(samples, float(2**15)) for samples in _whole_samples(chunks, channels))
+    pcm = _whole_samples(chunks, np.dtype("<i2"), channels)
+    blocks = (_mono(samples, float(2**15)) for samples in pcm)
     if rate == SAMPLE_RATE:
         yield from blocks
     else:
         yield from map(_clean, _resampled((_frame(block, rate) for block in blocks), name, live=True))
 
 
-def _whole_samples(chunks: Iterable[bytes], channels: int) -> Iterator[npt.NDArray[np.int16]]:
+def _whole_samples(
+    chunks: Iterable[bytes], dtype: np.dtype[Any], channels: int
+) -> Iterator[npt.NDArray[Any]]:
     """[n, channels] each; what a chunk has too much leads the next."""
-    size, rest = 2 * channels, b""
+    size, rest = dtype.itemsize * channels, b""
     for chunk in chunks:
         pcm = rest + chunk
         whole = len(pcm) - len(pcm) % size
         rest = pcm[whole:]
         if whole:
-            yield np.frombuffer(pcm, "<i2", whole // 2).reshape(-1, channels)
+            yield np.frombuffer(pcm, dtype, whole // dtype.itemsize).reshape(-1, channels)
 
 
 def source_name(source: AudioSource) -> str:
@@ -211,7 +218,8 @@ def _array_blocks(
     scale = _full_scale(samples.dtype, length.name)
     length.check(len(samples) / rate)
     length.tell(len(samples) / rate)
-    mono = (_mono(samples[i : i + BLOCK_SAMPLES], scale) for i in range(0, len(samples), BLOCK_SAMPLES))
+    step = MINUTE_SAMPLES if rate == SAMPLE_RATE else BLOCK_SAMPLES
+    mono = (_mono(samples[i : i + step], scale) for i in range(0, len(samples), step))
     return mono if rate == SAMPLE_RATE else _resampled((_frame(block, rate) for block in mono), length.name)
 
 
@@ -224,11 +232,15 @@ def _full_scale(dtype: np.dtype[Any], name: str) -> float:
 
 
 def _mono(samples: npt.NDArray[Any], scale: float) -> Samples:
-    values = samples.astype(np.float32)  # [n] or [n, channels]
+    values = np.ascontiguousarray(samples, np.float32)  # [n] or [n, channels]; integers become a copy
     if samples.dtype == np.uint8:
         values -= 128
-    values *= np.float32(1 / scale)
-    return values if values.ndim == 1 else values.mean(axis=1, dtype=np.float32)
+    if scale != 1.0:
+        values *= np.float32(1 / scale)
+    if values.ndim == 1 or values.shape[1] == 1:
+        return values.reshape(-1)
+    mono: Samples = values.mean(axis=1, dtype=np.float32)
+    return mono
 
 
 def _frame(block: Samples, rate: int) -> AudioFrame:
@@ -255,6 +267,10 @@ def _file_blocks(
             declared_s = _declared_s(container, stream, head)
             length.check(declared_s or 0.0)
             length.tell(declared_s or _guessed_s(container, stream))
+            plain = None if live else _plain_wav(file, container, head)
+            if plain:
+                yield from _wav_blocks(file, plain, PLAIN_CODINGS[stream.codec_context.name], length.name)
+                return
             tally = _Tally(stream)
             yield from _resampled(_frames(container, tally), length.name, live)
             tally.check(length.name, declared_s)
@@ -411,6 +427,27 @@ def _wav_s(stream: AudioStream, head: bytes) -> float | None:
 
     The header's bytes a second are not to be trusted, some writers leave them wrong; its block size is.
     """
+    coding, data = stream.codec_context, _wav_data(head)
+    if data is None or not coding.name.startswith("pcm_"):
+        return None
+    return float(data.size / data.block_bytes / coding.sample_rate)
+
+
+@dataclass(frozen=True)
+class _WavData:
+    """Where a wav file's header says that the samples are, in bytes."""
+
+    start: int
+    size: int
+    block_bytes: int  # a sample of every channel
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+
+def _wav_data(head: bytes) -> _WavData | None:
+    """None if the header does not say it, or only that it was written before the samples."""
     at, size, block_bytes = 12, 0, 0
     while at + 8 <= len(head):
         kind, size = struct.unpack_from("<4sI", head, at)
@@ -421,10 +458,9 @@ def _wav_s(stream: AudioStream, head: bytes) -> float | None:
         at += 8 + size + size % 2
     else:
         return None
-    coding = stream.codec_context
-    if not coding.name.startswith("pcm_") or not block_bytes or size >= WAV_PLACEHOLDER_BYTES:
+    if not block_bytes or size >= WAV_PLACEHOLDER_BYTES:
         return None
-    return float(size / block_bytes / coding.sample_rate)
+    return _WavData(at + 8, size, block_bytes)
 
 
 def _has_frame_count(mp3_head: bytes) -> bool:
@@ -448,6 +484,43 @@ def _matroska_s(container: InputContainer, stream: AudioStream, head: bytes) -> 
     if not (states_length and is_sound_only and container.duration):
         return None
     return container.duration / av.time_base
+
+
+# ---------------------------------------------------------------- plain wav files
+
+
+def _plain_wav(file: BinaryIO, container: InputContainer, head: bytes) -> _WavData | None:
+    """Where the samples are, if they are whole, of 16 kHz, mono, and all that FFmpeg would find in the file."""
+    coding, data = container.streams.audio[0].codec_context, _wav_data(head)
+    dtype = PLAIN_CODINGS.get(coding.name)
+    if data is None or dtype is None or dtype.itemsize != data.block_bytes:
+        return None
+    if (container.format.name, coding.sample_rate, coding.channels) != ("wav", SAMPLE_RATE, 1):
+        return None
+    file.seek(0, os.SEEK_END)
+    rest = file.tell() - data.end
+    if not data.size or not 0 <= rest <= HEAD_BYTES or not head.startswith(b"RIFF"):
+        return None
+    file.seek(data.end)
+    return None if rest and b"data" in file.read(rest) else data
+
+
+def _wav_blocks(file: BinaryIO, data: _WavData, dtype: np.dtype[Any], name: str) -> Iterator[Samples]:
+    """The samples as they are in the file; in FFmpeg's packets they would cost ten times as much."""
+    scale = _full_scale(dtype, name)
+    for samples in _whole_samples(_bytes_of(file, data, name), dtype, 1):
+        yield _mono(samples, scale)
+
+
+def _bytes_of(file: BinaryIO, data: _WavData, name: str) -> Iterator[bytes]:
+    file.seek(data.start)
+    left = data.size
+    while chunk := file.read(min(left, MINUTE_SAMPLES * data.block_bytes)):
+        yield chunk
+        left -= len(chunk)
+    if left:  # somebody has just shortened the file
+        bytes_per_s = data.block_bytes * SAMPLE_RATE
+        raise TruncatedAudioError(name, (data.size - left) / bytes_per_s, data.size / bytes_per_s)
 
 
 # ---------------------------------------------------------------- to mono, to 16 kHz

@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from sensevoice.audio import SAMPLE_RATE, AudioSource, decode_blocks
+from sensevoice.audio import MINUTE_SAMPLES, SAMPLE_RATE, AudioSource, decode_blocks
 from sensevoice.background import Background
 from sensevoice.checkpoint import ModelInfo, load_checkpoint
 from sensevoice.ctc import Reading, TagChoices, heard_language, read_scores
@@ -30,7 +30,7 @@ from sensevoice.transcript import Segment, Transcript, make_segment, make_transc
 from sensevoice.utterances import Samples, Utterance, UtteranceCutter
 from sensevoice.vad import VoiceActivityDetector, gaps_between
 
-MINUTE_SAMPLES = 60 * SAMPLE_RATE  # the grain of the work: what lies between two reports of progress
+# a minute of the recording is the grain of the work: what lies between two reports of progress
 MINUTES_AHEAD = 2  # decoded before they are listened to
 CPU_WORKERS = 2  # while one reads its scores, the other's network runs
 GPU_WORKERS = 16  # minutes that wait together make up a GPU's batches
@@ -216,18 +216,22 @@ class _Length:
 
 def _minutes(blocks: Iterable[Samples]) -> Iterator[Samples]:
     """The blocks joined to a minute or a little more; a last one, shorter and perhaps empty, ends them."""
-    held, samples = [np.empty(0, np.float32)], 0
+    held, samples = list[Samples](), 0
     try:
         for block in blocks:
             held.append(block)
             samples += len(block)
             if samples >= MINUTE_SAMPLES:
-                yield np.concatenate(held)
-                held, samples = [np.empty(0, np.float32)], 0
+                yield _joined(held)
+                held, samples = [], 0
     except AudioError:  # what came before the fault is good
-        yield np.concatenate(held)
+        yield _joined(held)
         raise
-    yield np.concatenate(held)
+    yield _joined(held)
+
+
+def _joined(blocks: Sequence[Samples]) -> Samples:
+    return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks])
 
 
 def _timed(minutes: Iterator[Samples], observe: StageObserver) -> Iterator[Samples]:

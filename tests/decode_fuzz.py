@@ -56,6 +56,7 @@ def samples() -> tuple[bytes, ...]:
     plain += [clips.Format("w64", "pcm_s16le", ".w64"), clips.Format("wav", "adpcm_ima_wav", ".wav")]
     lists = [b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
     others = [clips.encode(clips.tone(0.3), 44_100, form) for form in plain]
+    others += [clips.encode(clips.tone(0.3), 16_000, form) for form in ("wav 16 bit", "wav float")]
     return (*spoken, *many, *moving, *others, clips.picture(), *lists, *bombs())
 
 

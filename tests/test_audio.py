@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,58 @@ def test_an_array_that_is_no_sound_is_refused(source: tuple[int, np.ndarray]) ->
         decode(source)
 
 
+# ---------------------------------------------------------------- plain wav files
+
+PLAIN = clips.pcm_wav(SPEECH)
+FLOAT = clips.encode((SPEECH / 30_000).astype(np.float32), SAMPLE_RATE, "wav float")
+TEXT = b"LIST\x0e\0\0\0INFOISFT\x02\0\0\0a\0"
+
+
+def through_ffmpeg(data: bytes) -> np.ndarray:
+    """As a live recording, since none of those is read without FFmpeg."""
+    return np.concatenate(list(decode_blocks(io.BytesIO(data), live=True)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    {
+        "16 bit": PLAIN,
+        "float": FLOAT,
+        "float beyond full scale": FLOAT[:-8] + np.array([np.nan, 7.5], "<f4").tobytes(),
+        "longer than a minute": clips.pcm_wav(clips.speechlike(61)),
+        "with a text before the samples": PLAIN[:36] + TEXT + PLAIN[36:],
+        "with a text after the samples": PLAIN + TEXT,
+        "with half a sample": with_u32(PLAIN, 40, 2 * len(SPEECH) - 1),
+        "in two pieces": PLAIN + PLAIN[36:],
+        "stereo": clips.pcm_wav(np.stack([SPEECH, -SPEECH // 2], axis=1)),
+        "of another rate": clips.pcm_wav(SPEECH, 16_001),
+        "of no length, as a header says that is written first": with_u32(PLAIN, 40, 0),
+        "of a length that nobody knows": with_u32(PLAIN, 40, 0xFFFF_FFFF),
+    }.items(),
+    ids=itemgetter(0),
+)
+def test_a_wav_file_gives_what_ffmpeg_makes_of_it_bit_for_bit(data: tuple[str, bytes]) -> None:
+    samples = decode(data[1])
+    assert samples.tobytes() == through_ffmpeg(data[1]).tobytes()
+    assert len(samples) >= len(SPEECH) - 1
+
+
+def test_a_wav_file_that_somebody_shortens_while_it_is_read_is_named_as_truncated() -> None:
+    class Shortened(io.BytesIO):
+        name = "call.wav"
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            if len(data) > 1_000_000:  # the first minute
+                self.truncate(self.tell())
+            return data
+
+    data = clips.pcm_wav(clips.speechlike(61))
+    with pytest.raises(TruncatedAudioError) as caught:
+        decode(Shortened(data))
+    assert "call.wav" in str(caught.value)
+
+
 # ---------------------------------------------------------------- blocks
 
 
@@ -283,6 +336,19 @@ def test_blocks_joined_are_the_whole_bit_for_bit(name: str) -> None:
 def test_blocks_of_an_array_joined_are_the_whole_bit_for_bit() -> None:
     source = (48_000, clips.speechlike(5, rate=48_000))
     assert np.concatenate(list(decode_blocks(source))).tobytes() == decode(source).tobytes()
+
+
+def test_what_is_16_kHz_already_comes_in_minutes_and_an_array_is_not_copied() -> None:  # noqa: N802
+    samples = clips.speechlike(125)
+    minutes = [60 * SAMPLE_RATE, 60 * SAMPLE_RATE, 5 * SAMPLE_RATE]
+    for source in (clips.pcm_wav(samples), (SAMPLE_RATE, samples), (samples / 32768).astype(np.float32)):
+        assert [len(block) for block in decode_blocks(source)] == minutes
+    assert all(np.shares_memory(block, source) for block in decode_blocks(source))
+
+
+def test_an_array_that_lies_scattered_in_memory_is_read_as_any_other() -> None:
+    pairs = np.random.default_rng(0).uniform(-1, 1, (1_000, 2)).astype(np.float32)
+    assert np.array_equal(decode(pairs[:, 0]), pairs[:, 0])
 
 
 def test_blocks_can_be_written_to_and_stay_valid_after_the_next_one() -> None:
