@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--formats", default="wav,mp3")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--speech", type=Path, help="16-bit mono wav at 16 kHz [default: the example clips]")
-    parser.add_argument("--peers", default="funasr,whisper", help="what else is timed; empty: nothing")
+    parser.add_argument(
+        "--peers", default=",".join(peers.PEERS), help="what else is timed [default: %(default)s]"
+    )
     args = parser.parse_args()
     print(material.conditions())
     print(f"model {args.model}, best of {args.rounds} rounds\n")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks import onnx_peers
 from sensevoice.audio import SAMPLE_RATE, decode
 
 Peer = Callable[[Any], object]  # transcribes a file or [samples]
@@ -61,4 +62,10 @@ def whisper(_: Path, __: Path, device: str) -> Peer:
     return transcribe
 
 
-PEERS: dict[str, Callable[[Path, Path, str], Peer]] = {"funasr": funasr, "whisper": whisper}
+PEERS: dict[str, Callable[[Path, Path, str], Peer]] = {
+    "funasr": funasr,
+    "onnx-fp32": onnx_peers.fp32,
+    "onnx-int8": onnx_peers.int8,
+    "sherpa-int8": onnx_peers.sherpa,
+    "whisper": whisper,
+}
