@@ -96,13 +96,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _export(network: SenseVoiceNetwork, path: Path) -> None:
-    one = torch.zeros(1, dtype=torch.int32)
-    example = (torch.zeros(1, EXAMPLE_FRAMES, network.shape.input_size), one, one, one)
+    features = torch.zeros(1, EXAMPLE_FRAMES, network.shape.input_size)
+    numbers = [
+        torch.zeros(1, dtype=torch.int32) for _ in INPUTS[1:]
+    ]  # the exporter would merge what is the same
     frames = torch.export.Dim("frames", min=2)
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             _SherpaInputs(network).eval(),
-            example,
+            (features, *numbers),
             path,
             input_names=INPUTS,
             output_names=["logits"],
