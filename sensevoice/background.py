@@ -37,9 +37,13 @@ def _closing(items: Iterator[object]) -> Iterator[None]:
 
 
 class Background:
-    """The threads of one piece of work; an iterator that it gives serves one thread."""
+    """The threads of one piece of work; an iterator that it gives serves one thread.
 
-    def __init__(self) -> None:
+    Without `threads`, for work that ends before they would pay, the stages take turns in the caller's.
+    """
+
+    def __init__(self, *, threads: bool = True) -> None:
+        self._is_threaded = threads
         self._changed = Condition()  # one for all channels: there are few
         self._stopped = False
         self._threads: list[Thread] = []
@@ -67,6 +71,8 @@ class Background:
 
         An error comes after the items before it. The thread closes `items` if it can be closed.
         """
+        if not self._is_threaded:
+            return items
         made: deque[T] = deque()
         ended: list[BaseException | None] = []
 
@@ -91,6 +97,9 @@ class Background:
 
     def map(self, function: Callable[[T], R], items: Iterator[T], workers: int) -> Iterator[R]:
         """`function` of each item, in order, by so many threads; each result is there as soon as it is made."""
+        return self._map(function, items, workers) if self._is_threaded else map(function, items)
+
+    def _map(self, function: Callable[[T], R], items: Iterator[T], workers: int) -> Iterator[R]:
         pool = ThreadPoolExecutor(workers, "sensevoice-map")
         self._pools.append(pool)
 

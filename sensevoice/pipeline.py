@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from time import perf_counter
 
 import numpy as np
@@ -127,13 +127,20 @@ class Transcriber:
                 yield from stretch.segments
 
     def _follow(self, source: AudioSource, options: TranscribeOptions) -> Generator[_Stretch, None, None]:
-        """The way of the data, from the recording to its segments; each stage works beside the others."""
+        """The way of the data, from the recording to its segments.
+
+        Each stage works beside the others, unless there is but a minute: then threads would cost more than they gain.
+        """
         cutter, length = UtteranceCutter(self.vad, options), _Length()
-        with Background() as background:
-            blocks = decode_blocks(source, max_duration_s=options.max_duration_s, on_length=length.expect)
-            minutes = background.ahead(_timed(_minutes(blocks), self.observe), MINUTES_AHEAD)
-            stretches = _find_speech(minutes, cutter, length, self.observe)
-            yield from background.map(partial(self._recognised, options=options), stretches, self._workers)
+        blocks = decode_blocks(source, max_duration_s=options.max_duration_s, on_length=length.expect)
+        with closing(_timed(_minutes(blocks), self.observe)) as minutes:
+            first = next(minutes)
+            with Background(threads=not _is_last(first)) as background:
+                decoded = background.ahead(chain([first], minutes), MINUTES_AHEAD)
+                stretches = _find_speech(decoded, cutter, length, self.observe)
+                yield from background.map(
+                    partial(self._recognised, options=options), stretches, self._workers
+                )
 
     @property
     def _workers(self) -> int:
@@ -234,7 +241,11 @@ def _joined(blocks: Sequence[Samples]) -> Samples:
     return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks])
 
 
-def _timed(minutes: Iterator[Samples], observe: StageObserver) -> Iterator[Samples]:
+def _is_last(minute: Samples) -> bool:
+    return len(minute) < MINUTE_SAMPLES
+
+
+def _timed(minutes: Iterator[Samples], observe: StageObserver) -> Generator[Samples, None, None]:
     start = perf_counter()
     for samples in minutes:
         observe("decode", perf_counter() - start)
@@ -248,7 +259,7 @@ def _find_speech(
     for samples in minutes:
         start = perf_counter()
         utterances = cutter.add(samples)
-        if len(samples) < MINUTE_SAMPLES:
+        if _is_last(samples):
             utterances += cutter.finish()
         observe("vad", perf_counter() - start)
         end_s = cutter.received / SAMPLE_RATE

@@ -57,6 +57,16 @@ def test_items_come_in_order_from_another_thread() -> None:
     assert counting.closed
 
 
+def test_without_threads_each_item_is_made_when_it_is_asked_for() -> None:
+    counting = Counting(stop=10)
+    with Background(threads=False) as background:
+        doubled = background.map(lambda number: 2 * number, background.ahead(counting.items(), limit=3), 2)
+        assert (next(doubled), counting.made) == (0, 1)
+        assert list(doubled) == list(range(2, 20, 2))
+        assert stages() == []
+    assert counting.thread is threading.current_thread()
+
+
 def test_a_stage_runs_ahead_only_so_far() -> None:
     counting = Counting()
     with Background() as background:

@@ -21,7 +21,7 @@ from checkpoints import speech_like
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sensevoice import pipeline
+from sensevoice import audio, pipeline
 from sensevoice.audio import SAMPLE_RATE
 from sensevoice.engine import TorchEngine
 from sensevoice.errors import AudioTooLongError, EmptyAudioError, NotAudioError, TruncatedAudioError
@@ -104,7 +104,8 @@ vad_options = st.builds(
 def test_segments_are_those_that_the_vad_finds_in_the_whole_recording(
     deaf: Transcriber, monkeypatch: pytest.MonkeyPatch, options: VadOptions, length: int, minute: int
 ) -> None:
-    monkeypatch.setattr(pipeline, "MINUTE_SAMPLES", minute * SAMPLE_RATE)
+    for module in (audio, pipeline):
+        monkeypatch.setattr(module, "MINUTE_SAMPLES", minute * SAMPLE_RATE)
     recording = RECORDING[: max(1, length)]
     expected = deaf.vad.speech_spans(recording, options)
     engine = Deaf(deaf.engine)
@@ -255,6 +256,22 @@ def test_a_recording_that_does_not_say_how_long_it_is_has_no_total_before_its_en
 
 
 # --- ends -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "is_alone"), [(59, True), (61, False)])
+def test_only_what_is_longer_than_a_minute_is_worth_threads(
+    deaf: Transcriber, seconds: int, is_alone: bool
+) -> None:
+    class Watching(Deaf):
+        def recognise(self, utterances: Sequence[Samples], query: object = None) -> list[Any]:
+            heard_in.append(threading.current_thread())
+            return super().recognise(utterances, query)
+
+    heard_in: list[threading.Thread] = []
+    watched = replace(deaf, engine=Watching(deaf.engine))
+    watched.transcribe(RECORDING[: seconds * SAMPLE_RATE])
+    assert [thread is threading.current_thread() for thread in heard_in] == [is_alone] * len(heard_in)
+    assert heard_in
 
 
 def test_an_iterator_that_is_abandoned_ends_its_threads(small: Transcriber) -> None:
