@@ -6,6 +6,7 @@ import json
 import lzma
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.speech import Line, Speech
 from training.testsets import held_out_clips, write_set
 
 TEXTS = {"en": "good morning", "zh": "早上好", "yue": "早晨", "ja": "おはよう", "ko": "안녕하세요"}
+ROOT = Path(__file__).resolve().parents[1]
 UNITS, UNIT_FRAMES, SAMPLES = 12, 4, 12 * 4 * 400
 SMALL = ("--width", "32", "--hidden", "64", "--blocks", "3", "--tp-blocks", "1", "--dropout", "0")
 QUICK = ("--batch-s", "24", "--per-kind", "1", "--workers", "0")
@@ -102,8 +104,20 @@ def test_training_moves_the_weights_and_keeps_them_finite(work: Path) -> None:
 
 def test_training_goes_on_in_two_processes_from_the_packed_model(work: Path) -> None:
     before = load_checkpoint(work / "model")
-    start = ("--start-from", str(work / "model"), "--name", "further")
-    run("train", work, "--steps", "3", "--gpus", "2", *start, *SMALL, *QUICK)
+    stage = [
+        sys.executable,
+        "-m",
+        "training",
+        "train",
+        "--work",
+        str(work),
+        "--start-from",
+        str(work / "model"),
+    ]
+    options = ("--name", "further", "--steps", "3", "--gpus", "2", *SMALL, *QUICK, "--workers", "1")
+    done = subprocess.run([*stage, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("parameters") == 1  # one speaks for all
     after = load_checkpoint(work / "further")
     assert torch.equal(after.frontend.shift, before.frontend.shift)
     old, new = before.network.state_dict(), after.network.state_dict()

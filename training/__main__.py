@@ -286,7 +286,9 @@ def normalised_frontend(lfr_m: int, lfr_n: int, mixer: Mixer, drawn: Iterator[Pl
 def train_recogniser(work: Path, args: argparse.Namespace) -> None:
     """Train on all GPUs that are wanted, evaluate on the development clips now and then, pack the average."""
     torch.backends.cuda.matmul.allow_tf32 = True
-    on_all_gpus(train_rank, work, args, args.gpus)
+    from training import __main__ as stages  # a new process finds nothing in what runs as "__main__"
+
+    on_all_gpus(stages.train_rank, work, args, args.gpus)
 
 
 def _shape(args: argparse.Namespace, vocabulary: int) -> NetworkShape:

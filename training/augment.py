@@ -160,11 +160,10 @@ def with_noise(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
 def _drawn_rows(kind: Tensor, bank: SoundBank) -> Tensor:
     """Which sound of the bank (the first column), or which other rows talk: [batch, TALKERS]."""
     batch = len(kind)
-    counts = torch.tensor([len(bank.noises), len(bank.music)])
     chances = torch.rand(batch, TALKERS, device=kind.device)
     others = 1 + (chances * (batch - 1)).long()
     talking = (torch.arange(batch, device=kind.device)[:, None] + others) % batch
-    noise, music = ((chances * count).long() for count in counts.tolist())
+    noise, music = ((chances * len(sounds)).long() for sounds in (bank.noises, bank.music))
     return torch.where(
         (kind == BABBLE)[:, None], talking, torch.where((kind == MUSIC)[:, None], music, noise)
     )

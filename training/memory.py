@@ -44,7 +44,7 @@ class _Memory(torch.autograd.Function):
         """The correlation with the same taps, and a dot product for each tap."""
         values, taps = ctx.saved_tensors
         slope = tap_slopes(grads[0], values, len(taps))
-        return convolved(grads[0], taps.flip(0)), slope.t()[:, None]
+        return convolved(grads[0], taps.flip(0)), slope.t().contiguous()[:, None]
 
 
 def convolved(values: Tensor, taps: Tensor) -> Tensor:
