@@ -305,7 +305,7 @@ def test_recordings_have_the_stated_levels_and_hiss() -> None:
 
 FUSED = """
 import torch
-from training import augment, batches, fused, memory
+from training import augment, batches, fused, memory, spelling
 
 def both(plain, *given):
     results = []
@@ -326,6 +326,10 @@ both(batches.laid_out, audio, torch.tensor([[0, 7_000], [15_000, 0]]), begin, le
 rows = torch.tensor([[1, 0, 0, 0], [0, 2, 1, 1], [2, 0, 1, 0]])
 both(augment.mixed, torch.randn(3, 5_000), torch.randn(2, 3_000), torch.randn(2, 1_700),
      torch.tensor([0, 1, 2]), rows, torch.tensor([2_990, 5, 0]), torch.rand(3))
+for size in (30, 2_048, 5_001):
+    logits = 4 * torch.randn(2, 3, size)
+    both(spelling.log_sums, logits)
+    both(spelling.softmax_slopes, logits, logits.logsumexp(-1), torch.rand(2, 3))
 """
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import random
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 
 from sensevoice.checkpoint import find_tokenizer, load_checkpoint
 from sensevoice.features import Frontend
+from sensevoice.finetune.losses import text_loss
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.network import NetworkShape
 from training.flat import Average, FlatWeights
@@ -24,7 +27,8 @@ from training.network import TrainingNetwork
 from training.pack import pack_recogniser
 from training.ranks import Meeting, Ranks
 from training.resume import StartError, load_start, restore, save_state, state_path
-from training.steps import Inputs, Steps, truth_counts
+from training.spelling import text_slope
+from training.steps import CapturedStep, Inputs, Steps, truth_counts
 from training.tokens import build
 from training.train import (
     Lesson,
@@ -153,6 +157,23 @@ def test_a_steps_gradient_is_that_of_the_whole_loss() -> None:
     torch.testing.assert_close(found["phonemes"], read.detach())
 
 
+def test_the_gradient_of_a_text_is_that_of_its_loss_and_half_precision_keeps_it() -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(4, 4 + 10, 30)).requires_grad_()
+    targets, lengths = torch.randint(1, 6, (4, 12)), torch.tensor([3, 0, 12, 7])  # the third has no room
+    tokens = torch.tensor(11.0)
+    frames = torch.full((4,), 10)
+    loss = text_loss(logits, frames, targets, lengths) * (lengths.sum() / tokens)
+    (wanted,) = torch.autograd.grad(loss, logits)
+    found, slope = text_slope(logits.detach(), targets, lengths, tokens)
+    torch.testing.assert_close(found, loss.detach())
+    torch.testing.assert_close(slope, wanted, atol=1e-6, rtol=1e-5)
+    assert not slope[:, :4].any() and not slope[2].any()
+    _, rough = text_slope(logits.detach().bfloat16(), targets, lengths, tokens)
+    assert rough.dtype is torch.bfloat16
+    assert torch.cosine_similarity(rough.float().flatten(), wanted.flatten(), dim=0) > 0.999
+
+
 def _one_of_two(number: int, place: str, out: str) -> None:
     torch.set_num_threads(1)
     with Meeting(number, 2, place).joined() as ranks:
@@ -238,6 +259,42 @@ def test_a_leg_that_another_follows_keeps_its_rate_and_its_distortions() -> None
     leg = Schedule(seconds=100.0, peak_rate=1e-3, decays=False).continued()
     assert [rate_at(500, share, leg) for share in (0.0, 0.5, 1.0)] == pytest.approx([1e-3] * 3)
     assert strength_at(1.0, leg) == 1.0
+
+
+class _Graph:
+    """As much of a CUDA graph as a processor can have: what was captured has run once."""
+
+    def replay(self) -> None:
+        pass
+
+
+def test_a_captured_step_gives_what_the_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, value in {
+        "CUDAGraph": _Graph,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda stream: nullcontext(),
+        "graph": lambda *_, **__: nullcontext(),
+        "graph_pool_handle": lambda: (0, 0),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    learner, alone = trainer(), trainer()
+    learner.steps = Steps(learner.model, learner.weights, amp=False, capture=True)
+    step = learner.steps.step_for(lesson().inputs)
+    assert isinstance(step, CapturedStep)
+    assert learner.steps.step_for(lesson().inputs) is step
+    assert isinstance(
+        learner.steps.step_for(lesson(slice(3)).inputs), CapturedStep
+    )  # another shape, another graph
+    found, wanted = (
+        step.forward(lesson().inputs),
+        alone.steps.step_for(lesson().inputs).forward(lesson().inputs),
+    )
+    torch.testing.assert_close(found.logits, wanted.logits)
+    torch.testing.assert_close(found.parts, wanted.parts)
+    assert not found.logits.requires_grad
+    step.backward(torch.zeros_like(found.logits))
 
 
 def test_what_cannot_be_captured_is_run_as_it_is_written_and_the_reason_printed(

@@ -63,7 +63,8 @@ class RowShape:
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the host's, copied without waiting."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    pinned = values.pin_memory() if device.type == "cuda" and values.numel() else values
+    return pinned.to(device, non_blocking=True)
 
 
 def _chance(count: int, probability: float, device: torch.device) -> Tensor:

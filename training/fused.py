@@ -21,6 +21,7 @@ except ImportError:
 ROWS = 8  # of one program of a convolution
 SLOPE_ROWS = 256  # of one program that sums gradients
 SAMPLES = 2_048  # of one program that makes sound
+VOCABULARY = 2_048  # logits of one step of a program
 
 
 def usable(tensor: Tensor) -> bool:
@@ -132,6 +133,51 @@ def _evenly_spaced(x: Tensor) -> Tensor:
     """[batch, frames, width] whose rows are one stride apart, over the ends of utterances, too."""
     spaced = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
     return x if spaced else x.contiguous()
+
+
+# --- the CTC loss: see spelling.py -----------------------------------------------------------------
+
+
+@_jit
+def _log_sum(logits, out, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    highest = tl.full((block,), -1e30, tl.float32)
+    mass = tl.zeros((block,), tl.float32)
+    for first in range(0, size, block):
+        column = first + tl.arange(0, block)
+        score = tl.load(logits + row * size + column, mask=column < size, other=-1e30).to(tl.float32)
+        peak = tl.maximum(highest, score)
+        mass = mass * tl.exp(highest - peak) + tl.exp(score - peak)
+        highest = peak
+    top = tl.max(highest, axis=0)
+    tl.store(out + row, top + tl.log(tl.sum(mass * tl.exp(highest - top), axis=0)))
+
+
+@_jit
+def _softmax_slope(logits, totals, weights, out, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < size
+    score = tl.load(logits + row * size + column, mask=inside, other=0.0).to(tl.float32)
+    slope = tl.exp(score - tl.load(totals + row)) * tl.load(weights + row)
+    tl.store(out + row * size + column, slope.to(out.dtype.element_ty), mask=inside)
+
+
+def log_sums(logits: Tensor) -> Tensor:
+    """See `spelling.log_sums`."""
+    logits = logits.contiguous()
+    out = torch.empty(logits.shape[:2], device=logits.device)
+    _log_sum[(out.numel(),)](logits, out, logits.shape[2], block=VOCABULARY)
+    return out
+
+
+def softmax_slopes(logits: Tensor, totals: Tensor, weights: Tensor) -> Tensor:
+    """See `spelling.softmax_slopes`."""
+    logits, out = logits.contiguous(), torch.empty_like(logits, memory_format=torch.contiguous_format)
+    size = logits.shape[2]
+    grid = (totals.numel(), triton.cdiv(size, VOCABULARY))
+    _softmax_slope[grid](logits, totals, weights.contiguous(), out, size, block=VOCABULARY)
+    return out
 
 
 # --- sound: see batches.py and augment.py ----------------------------------------------------------

@@ -10,8 +10,9 @@ from typing import TypeVar
 import torch
 
 from training.batches import Mixer, Plan
+from training.spelling import text_slope
 from training.steps import EagerStep, Inputs, Step, truth_counts
-from training.train import Lesson, Lessons, Trainer, text_slope
+from training.train import Lesson, Lessons, Trainer
 
 STRENGTH, PHONEME_WEIGHT, RATE = 1.0, 1.0, 1e-5
 REPEATS = 5
@@ -90,7 +91,9 @@ def split(trainer: Trainer, mixer: Mixer, plan: Plan) -> str:
 
 def _time_step(watch: Stopwatch, prefix: str, step: Step, lesson: Lesson) -> None:
     given = watch.run(f"{prefix}forward", lambda: step.forward(lesson.inputs))
-    _, slope = watch.run(f"{prefix}ctc", lambda: text_slope(given.logits, lesson, lesson.tokens))
+    _, slope = watch.run(
+        f"{prefix}ctc", lambda: text_slope(given.logits, lesson.targets, lesson.target_lengths, lesson.tokens)
+    )
     watch.run(f"{prefix}backward", lambda: step.backward(slope))
 
 
@@ -121,6 +124,6 @@ def kernels(trainer: Trainer, mixer: Mixer, drawn: Iterator[Plan]) -> str:
     with torch.profiler.profile(activities=activities) as found:
         for _ in range(REPEATS):
             _train(trainer, lessons)
-    order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     table: str = found.key_averages().table(sort_by=order, row_limit=KERNELS, max_name_column_width=70)
     return table

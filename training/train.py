@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from sensevoice.features import Frontend
-from sensevoice.finetune.losses import text_loss
 from sensevoice.scores import N_QUERY_FRAMES
 from training.batches import Batch, Mixer, Plan
 from training.flat import Average, FlatWeights
 from training.network import TrainingNetwork
 from training.ranks import Ranks
+from training.spelling import text_slope
 from training.steps import Inputs, Steps, truth_counts
 
 
@@ -144,7 +144,7 @@ class Trainer:
         self.ranks.average(tokens)
         step = self.steps.step_for(lesson.inputs)
         given = step.forward(lesson.inputs)
-        ctc, slope = text_slope(given.logits, lesson, tokens)
+        ctc, slope = text_slope(given.logits, lesson.targets, lesson.target_lengths, tokens)
         step.backward(slope)
         self.ranks.average(self.weights.slopes)
         tags, phonemes = given.parts.split([N_QUERY_FRAMES, 1])
@@ -159,16 +159,6 @@ class Trainer:
         self.optimiser.step()
         self.average.update(number)
         return {"skipped": bad, "norm": norm.nan_to_num()}
-
-
-def text_slope(logits: Tensor, lesson: Lesson, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """CTC loss and its gradient for the logits; `tokens` [] is the ranks' mean, for which the loss is divided."""
-    frames = torch.full((len(logits),), logits.shape[1] - N_QUERY_FRAMES)
-    leaf = logits.detach().requires_grad_()
-    mean = text_loss(leaf, frames, lesson.targets, lesson.target_lengths)
-    loss = mean * (lesson.tokens / tokens).nan_to_num()
-    (slope,) = torch.autograd.grad(loss, leaf)
-    return loss.detach(), slope
 
 
 class Clock:

@@ -38,26 +38,9 @@ class _Ctc(torch.autograd.Function):
         labels = F.pad(targets, (1, 0), value=Vocabulary.blank_id)  # [batch, 1 + tokens]
         columns = labels[:, None].expand(-1, logits.shape[1], -1)
         scores = logits.gather(2, columns).float() - normaliser  # [batch, frames, 1 + tokens]
-        # a token that comes twice is one label: that of its first place
-        places = 1 + (targets[:, :, None] == targets[:, None]).int().argmax(-1)
-        with torch.enable_grad():
-            probe = scores.detach().requires_grad_()
-            sums = F.ctc_loss(
-                probe.transpose(0, 1),
-                places,
-                frames,
-                target_lengths,
-                blank=0,
-                reduction="none",
-                zero_infinity=True,
-            )
-            (gradient,) = torch.autograd.grad(sums.sum(), probe)
-        steps = torch.arange(logits.shape[1], device=logits.device)
-        counted = (steps < frames.to(logits.device)[:, None]) & (sums.detach() > 0)[:, None]
-        # torch's gradient is that of softmax(logits) where all labels are in sight: probability - posterior
-        posterior = torch.where(counted[..., None], scores.exp() - gradient, 0.0)
+        sums, posterior, counted = posteriors(scores, targets, frames, target_lengths)
         ctx.save_for_backward(logits, normaliser, columns, posterior, counted)
-        return sums.detach().sum()
+        return sums.sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -66,6 +49,34 @@ class _Ctc(torch.autograd.Function):
         wanted = torch.where(counted[..., None], (logits.float() - normaliser).exp(), 0.0).to(logits.dtype)
         wanted.scatter_add_(2, columns, -posterior.to(logits.dtype))
         return wanted * grads[0], None, None, None
+
+
+def posteriors(
+    scores: Tensor, targets: Tensor, frames: Tensor, target_lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CTC losses [batch], how probable each label is in each frame given the text, and which frames count.
+
+    scores: [batch, frames, 1 + tokens], log probabilities of blank and of each token of the text; the posterior's
+    shape is the same. A token that comes twice is one label: that of its first place.
+    """
+    places = 1 + (targets[:, :, None] == targets[:, None]).int().argmax(-1)
+    with torch.enable_grad():
+        probe = scores.detach().requires_grad_()
+        sums = F.ctc_loss(
+            probe.transpose(0, 1),
+            places,
+            frames,
+            target_lengths,
+            blank=0,
+            reduction="none",
+            zero_infinity=True,
+        )
+        (gradient,) = torch.autograd.grad(sums.sum(), probe)
+    sums = sums.detach()
+    steps = torch.arange(scores.shape[1], device=scores.device)
+    counted = (steps < frames.to(scores.device)[:, None]) & (sums > 0)[:, None]
+    # torch's gradient is that of softmax(logits) where all labels are in sight: probability - posterior
+    return sums, torch.where(counted[..., None], scores.exp() - gradient, 0.0), counted
 
 
 def tag_losses(logits: Tensor, tags: Tensor) -> Tensor:
