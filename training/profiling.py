@@ -58,7 +58,7 @@ def profile(trainer: Trainer, mixer: Mixer, drawn: Iterator[Plan], seconds: floa
     for (items, frames), plan in sorted(plans.items(), key=lambda entry: entry[0][1]):
         if time.monotonic() < until - 0.4 * seconds:
             print(f"{items:5} {frames:6} | {split(trainer, mixer, plan)}", flush=True)
-    for capture in (False, True):
+    for capture in (False, True) if trainer.steps.capturing else (False,):
         rate = steps_per_second(trainer, mixer, drawn, 0.12 * seconds, capture=capture)
         print(f"{rate:.1f} steps/s, {'with' if capture else 'without'} CUDA graphs", flush=True)
     print(kernels(trainer, mixer, drawn), flush=True)
@@ -101,7 +101,7 @@ def steps_per_second(
     trainer: Trainer, mixer: Mixer, drawn: Iterator[Plan], seconds: float, *, capture: bool
 ) -> float:
     """Whole steps as training takes them, over all shapes."""
-    trainer.steps.capturing = capture and mixer.device.type == "cuda"
+    trainer.steps.capturing = capture
     lessons = Lessons(trainer.model, mixer, drawn)
     watch, count, until = Stopwatch(mixer.device), 0, time.monotonic() + seconds
     while time.monotonic() < until:
