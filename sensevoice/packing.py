@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -80,12 +81,12 @@ class Packing:
         rows = -(-sum(lengths) // row_step) * row_step
         return cls(utterances, queries, lfr_n, rows, len(utterances), max(lengths))
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Rows of each utterance."""
         return tuple(row_count(len(utterance), self.lfr_n) for utterance in self.utterances)
 
-    @property
+    @cached_property
     def hops(self) -> list[int]:
         """Whole hops that each utterance takes on the sample axis."""
         return [-(-len(utterance) // HOP) for utterance in self.utterances]

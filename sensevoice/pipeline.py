@@ -7,6 +7,7 @@ still being decoded, and memory holds a few minutes, however long the recording 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from sensevoice.engine import Engine, choose_device
 from sensevoice.errors import AudioError
 from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
+from sensevoice.runners import prepare
 from sensevoice.scheduler import load_engine
 from sensevoice.scores import FrameScores, Query
 from sensevoice.spans import Span
@@ -73,9 +75,12 @@ class Transcriber:
 
         Raises a ModelError that says what is missing or damaged.
         """
-        found = find_model(model, hub=hub, offline=offline)
-        engine = load_engine(load_checkpoint(found.directory), device, precision)
-        vad = VoiceActivityDetector.load(found.vad_directory, choose_device(device))
+        found, place = find_model(model, hub=hub, offline=offline), choose_device(device)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(prepare, place)  # if it fails, so does what needs it
+            checkpoint = load_checkpoint(found.directory)
+        engine = load_engine(checkpoint, device, precision)
+        vad = VoiceActivityDetector.load(found.vad_directory, place)
         return cls(engine, vad, found.reason)
 
     @property

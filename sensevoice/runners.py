@@ -153,6 +153,13 @@ def fetch(answer: Tensor) -> Callable[[], Ids]:
     return wait
 
 
+def prepare(device: torch.device) -> None:
+    """Wake a GPU, and compile for it, which takes seconds: to be done while something else is loaded."""
+    if device.type == "cuda":
+        with current(device):
+            choose_kernels(device)
+
+
 def choose_attention(shape: NetworkShape, device: torch.device, dtype: torch.dtype) -> Attention:
     """Flash attention over packed utterances where it works, which is in half precision on most GPUs."""
     if device.type != "cuda" or dtype == torch.float32:

@@ -295,6 +295,14 @@ def test_decoding_is_sentencepiece_decoding(small_checkpoint: Path, small_model:
     assert small_model.vocabulary.decode(ids) == oracle.DecodeIds(ids) == text
 
 
+def test_a_model_in_use_does_not_mind_that_its_file_is_overwritten(folder: Path, small_model: Checkpoint):
+    network = load_checkpoint(folder).network
+    with (folder / "model.pt").open("r+b") as file:
+        file.write(bytes((folder / "model.pt").stat().st_size))
+    for name, value in small_model.network.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+
+
 def test_custom_tags_are_read_and_a_damaged_table_is_named(folder: Path):
     entry = {"name": "DOORBELL", "kind": "event", "zh": "门铃", "en": "Doorbell"}
     (folder / "custom_tags.json").write_text(json.dumps({"SPECIAL_TOKEN_2": entry}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import clips
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from checkpoints import speech_like
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -253,6 +255,22 @@ def test_a_recording_that_does_not_say_how_long_it_is_has_no_total_before_its_en
     seen = reports(deaf, Pipe())
     assert [one.total_s for one in seen[:-1]] == [0.0] * 3
     assert seen[-1].total_s == pytest.approx(70, abs=0.1)
+
+
+def test_a_device_that_cannot_be_prepared_is_not_the_models_fault(
+    small: Transcriber, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(place: torch.device) -> None:
+        places.append(place)
+        raise RuntimeError("no room")
+
+    places: list[torch.device] = []
+    monkeypatch.setattr(pipeline, "prepare", fail)
+    loaded = Transcriber.load(os.fspath(small_checkpoint), device="cpu")
+    assert places == [torch.device("cpu")]
+    clip = RECORDING[: 5 * SAMPLE_RATE]
+    options = TranscribeOptions(use_vad=False)
+    assert loaded.transcribe(clip, options).segments == small.transcribe(clip, options).segments
 
 
 # --- ends -----------------------------------------------------------------------------------------------
