@@ -263,9 +263,7 @@ def _find_speech(
 ) -> Iterator[_Stretch]:
     for samples in minutes:
         start = perf_counter()
-        utterances = cutter.add(samples)
-        if _is_last(samples):
-            utterances += cutter.finish()
+        utterances = cutter.finish(samples) if _is_last(samples) else cutter.add(samples)
         observe("vad", perf_counter() - start)
         end_s = cutter.received / SAMPLE_RATE
         yield _Stretch(utterances, end_s, max(length.expected_s, end_s) if length.expected_s else 0.0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sensevoice.options import TranscribeOptions
 from sensevoice.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 from sensevoice.vad import VoiceActivityDetector
-from sensevoice.vad_stream import FixedCuts, LiveDetector, SpanFinder
+from sensevoice.vad_stream import NOTHING, FixedCuts, LiveDetector, SpanFinder
 
 Samples = npt.NDArray[np.float32]
 
@@ -64,9 +64,10 @@ class UtteranceCutter:
         self._buffer.drop_before(self._finder.earliest_ms * SAMPLES_PER_MS)
         return utterances
 
-    def finish(self) -> list[Utterance]:
-        """The rest, now that the recording has ended."""
-        return self._cut(self._finder.finish())
+    def finish(self, samples: Samples = NOTHING) -> list[Utterance]:
+        """The rest, given the last samples of the recording, [n]."""
+        self._buffer.append(samples)
+        return self._cut(self._finder.finish(samples))
 
     def open_utterance(self, since_ms: int) -> Utterance:
         """Everything from `since_ms` on, as far as it has come."""

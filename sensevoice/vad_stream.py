@@ -32,6 +32,7 @@ from sensevoice.vad_decision import VadState, needs_decibels
 
 Samples = npt.NDArray[np.float32]
 
+NOTHING: Samples = np.empty(0, np.float32)
 LEAST_FRAMES = 10  # fewer than 7 rows are multiplied in another order, and round otherwise
 
 
@@ -53,8 +54,8 @@ class SpanFinder(Protocol):
     def add(self, samples: Samples) -> list[Span]:
         """The spans that are now known to be complete, given the samples that follow, [n]."""
 
-    def finish(self) -> list[Span]:
-        """The rest, now that the recording has ended."""
+    def finish(self, samples: Samples = NOTHING) -> list[Span]:
+        """The rest, given the last samples of the recording, [n]."""
 
 
 class FixedCuts:
@@ -85,10 +86,11 @@ class FixedCuts:
         self._received += len(samples)
         return [self._cut(self._length_ms) for _ in range(self._open_ms() // self._length_ms)]
 
-    def finish(self) -> list[Span]:
-        """The last piece, if anything is left."""
+    def finish(self, samples: Samples = NOTHING) -> list[Span]:
+        """The last pieces, of which the very last may be shorter."""
+        pieces = self.add(samples)
         self._received += -self._received % SAMPLES_PER_MS
-        return [self._cut(self._open_ms())] if self._open_ms() else []
+        return [*pieces, self._cut(self._open_ms())] if self._open_ms() else pieces
 
     def _open_ms(self) -> int:
         return self.heard_until_ms - self._start_ms
@@ -131,8 +133,9 @@ class LiveDetector:
         self._scorer.add(samples)
         return self._settled(self._decide(self._scorer.complete_frames))
 
-    def finish(self) -> list[Span]:
-        """The rest, now that the recording has ended."""
+    def finish(self, samples: Samples = NOTHING) -> list[Span]:
+        """The rest, given the last samples of the recording, [n]."""
+        self._scorer.add(samples)
         spans = self._decide(self._scorer.frames) + self._state.finish()
         return self._joined(spans)
 
