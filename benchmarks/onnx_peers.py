@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from sensevoice.audio import SAMPLE_RATE, decode_blocks
 from sensevoice.checkpoint import Checkpoint, load_checkpoint
 from sensevoice.engine import ANY_LANGUAGE
-from sensevoice.kernels import PlainKernels
+from sensevoice.kernels import best_tokens
 from sensevoice.network import (
     EMOTION_QUERY,
     EVENT_QUERY,
@@ -153,7 +153,7 @@ class OnnxEngine:
         options = SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self._session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._frontend, self._kernels = checkpoint.frontend, PlainKernels()
+        self._frontend = checkpoint.frontend
         self._tag_ids = np.array(sorted(checkpoint.vocabulary.special_ids), np.int32)
         self.vocabulary, self.info = checkpoint.vocabulary, checkpoint.info
         self.tags = TAGS + checkpoint.custom_tags
@@ -172,7 +172,7 @@ class OnnxEngine:
         numbers = [np.array([n], np.int32) for n in (features.shape[1], language, text_norm)]
         answer = self._session.run(None, dict(zip(INPUTS, [features, *numbers], strict=True)))[0]
         logits = torch.from_numpy(answer[0])
-        ids, probabilities, totals = self._kernels.best_tokens(logits, None)
+        ids, probabilities, totals = best_tokens(logits)
         tags = logits[:N_QUERY_FRAMES, self._tag_ids] - totals[:N_QUERY_FRAMES, None]
         return FrameScores(ids.numpy(), probabilities.numpy(), tags.numpy(), self._tag_ids)
 

@@ -6,7 +6,7 @@ all the products do.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -22,8 +22,8 @@ class Norm(NamedTuple):
     bias: Tensor
 
 
-class Kernels(Protocol):
-    """What may be fused; `dtype` is that of the normalised result, the sums are float32."""
+class PlainKernels:
+    """The definition, on any device; what fuses them inherits. The sums are float32 in every precision."""
 
     def remember(
         self,
@@ -38,30 +38,8 @@ class Kernels(Protocol):
         """Add attention, values and the FSMN memory of the values to `x`, and normalise: (sum, normalised).
 
         x, mixed, values: [rows, width], x None in a block that widens; taps: [order, width]; a row hears
-        the rows [first, end) only.
+        the rows [first, end) only. What is normalised has the values' number format.
         """
-
-    def add(self, x: Tensor, more: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-        """The sum of the two, and that normalised: [rows, width] each."""
-
-    def best_tokens(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of [rows, vocabulary]: the best token's id (int32), its probability, and the log of the sum of exp."""
-
-
-class PlainKernels:
-    """The definition, on any device."""
-
-    def remember(
-        self,
-        x: Tensor | None,
-        mixed: Tensor,
-        values: Tensor,
-        taps: Tensor,
-        first: Tensor,
-        end: Tensor,
-        norm: Norm,
-    ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
         rows = torch.arange(len(values), device=values.device)
         total = mixed.float() + values.float()
         for tap, weight in enumerate(taps):
@@ -73,16 +51,20 @@ class PlainKernels:
         return total, normalised(total, norm).to(values.dtype)
 
     def add(self, x: Tensor, more: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """The sum of the two, and that normalised, in the number format of `more`: [rows, width] each."""
         total = x + more
         return total, normalised(total, norm).to(more.dtype)
 
-    def best_tokens(self, logits: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Kernels`; without a bias it is in the logits already."""
-        logits = logits if bias is None else logits + bias
-        best, ids = logits.max(-1)
-        total = logits.logsumexp(-1)
-        return ids.to(torch.int32), (best - total).exp(), total
+    def best_tokens(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`best_tokens` of logits that lack their bias, [rows, vocabulary] and [vocabulary]."""
+        return best_tokens(logits + bias)
+
+
+def best_tokens(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of [rows, vocabulary]: the best token's id (int32), its probability, and the log of the sum of exp."""
+    best, ids = logits.max(-1)
+    total = logits.logsumexp(-1)
+    return ids.to(torch.int32), (best - total).exp(), total
 
 
 def normalised(x: Tensor, norm: Norm) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend
-from sensevoice.kernels import Kernels, Norm, normalised
+from sensevoice.kernels import Norm, PlainKernels, normalised
 from sensevoice.network import FeedForward, SanmAttention, SanmBlock, SenseVoiceNetwork, sinusoids
 from sensevoice.packing import PackedBatch
 from sensevoice.scores import N_QUERY_FRAMES
@@ -89,7 +89,7 @@ class PackedNetwork:
         frontend: Frontend,
         tag_ids: npt.NDArray[np.int32],
         dtype: torch.dtype,
-        kernels: Kernels,
+        kernels: PlainKernels,
         attention: Attention,
     ) -> None:
         """`frontend` is on the device; the network's weights are copied to it."""
@@ -166,7 +166,7 @@ class PackedNetwork:
         raise AssertionError("the last block returns")
 
     def _best_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Kernels`."""
+        """See `PlainKernels.best_tokens`."""
         return self._kernels.best_tokens(self._logits(rows.to(self._dtype)), self._head_bias)
 
     def _logits(self, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from sensevoice.features import Frontend
-from sensevoice.kernels import Norm, PlainKernels, normalised
+from sensevoice.kernels import Norm, PlainKernels, best_tokens, normalised
 from sensevoice.network import SenseVoiceNetwork
 from sensevoice.packed import Attend, Layer, PackedNetwork
 from sensevoice.packing import PackedBatch
@@ -25,7 +25,7 @@ CANDIDATES = 8  # tokens whose logits are computed exactly: the best one has nev
 
 
 class ProcessorKernels(PlainKernels):
-    """See `Kernels`; every row belongs to an utterance."""
+    """Every row belongs to an utterance."""
 
     def remember(
         self,
@@ -37,7 +37,7 @@ class ProcessorKernels(PlainKernels):
         end: Tensor,
         norm: Norm,
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`; `mixed` is used up."""
+        """See `PlainKernels`; `mixed` is used up."""
         total = mixed.float().add_(values)
         for start, stop in torch.unique_consecutive(torch.stack([first, end]), dim=1).t().tolist():
             add_filtered(total[start:stop], values[start:stop].float(), taps)
@@ -80,14 +80,12 @@ class ProcessorNetwork(PackedNetwork):
         self, network: SenseVoiceNetwork, frontend: Frontend, tag_ids: npt.NDArray[np.int32], precision: str
     ) -> None:
         chosen = in_precision(network, precision) if precision == "int8" else network
-        kernels = ProcessorKernels()
-        super().__init__(chosen, frontend, tag_ids, DTYPES[precision], kernels, separate_attention)
+        super().__init__(chosen, frontend, tag_ids, DTYPES[precision], ProcessorKernels(), separate_attention)
         head = network.ctc.ctc_lo
         self._logits_of = RefinedHead(head) if precision == "int8" else head
-        self._best_of = kernels.best_tokens
 
     def _best_tokens(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._best_of(self._logits_of(rows), None)
+        return best_tokens(self._logits_of(rows))
 
     def _linear(self, linear: nn.Module) -> Layer:
         return linear if isinstance(linear, QuantisedLinear) else super()._linear(linear)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sensevoice.features import Frontend
 from sensevoice.graphs import GraphCache, graph_sized
-from sensevoice.kernels import Kernels, Norm, PlainKernels
+from sensevoice.kernels import Norm, PlainKernels
 from sensevoice.network import NetworkShape, SenseVoiceNetwork
 from sensevoice.packed import Attention, PackedNetwork, padded_attention, varlen_attention
 from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host
@@ -177,7 +177,7 @@ def choose_attention(shape: NetworkShape, device: torch.device, dtype: torch.dty
     return varlen_attention
 
 
-def choose_kernels(device: torch.device) -> Kernels:
+def choose_kernels(device: torch.device) -> PlainKernels:
     """The fused kernels where Triton can build them: it needs a C compiler and a folder to keep them in."""
     if device.type != "cuda" or not HAS_TRITON:
         return PlainKernels()

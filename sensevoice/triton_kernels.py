@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sensevoice.kernels import EPSILON, Norm
+from sensevoice.kernels import EPSILON, Norm, PlainKernels
 
 try:
     import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -132,8 +132,8 @@ def _best(  # type: ignore[no-untyped-def]
     tl.store(total_out + row, best + tl.log(mass))
 
 
-class TritonKernels:
-    """See `kernels.Kernels`; every tensor is contiguous but `values`, whose rows may lie apart."""
+class TritonKernels(PlainKernels):
+    """Every tensor is contiguous but `values`, whose rows may lie apart."""
 
     def remember(
         self,
@@ -145,7 +145,7 @@ class TritonKernels:
         end: Tensor,
         norm: Norm,
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See `PlainKernels`."""
         rows, width = mixed.shape
         total = torch.empty(rows, width, device=mixed.device, dtype=torch.float32)
         result = torch.empty_like(mixed)
@@ -161,7 +161,7 @@ class TritonKernels:
         return total, result
 
     def add(self, x: Tensor, more: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See `PlainKernels`."""
         rows, width = more.shape
         total, result = torch.empty_like(x), torch.empty_like(more)
         _add[(triton.cdiv(rows, ROWS),)](
@@ -173,7 +173,7 @@ class TritonKernels:
         return total, result
 
     def best_tokens(self, logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Kernels`."""
+        """See `PlainKernels`."""
         rows, size = logits.shape
         ids = torch.empty(rows, device=logits.device, dtype=torch.int32)
         probabilities, totals = torch.empty(2, rows, device=logits.device, dtype=torch.float32)

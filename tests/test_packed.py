@@ -21,7 +21,7 @@ from sensevoice.checkpoint import Checkpoint
 from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, GraphCache, graph_sized
 from sensevoice.kernels import PlainKernels
 from sensevoice.network import sinusoids
-from sensevoice.packed import Attend, PackedNetwork, padded_attention
+from sensevoice.packed import Attend, Attention, PackedNetwork, padded_attention
 from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host, row_count
 from sensevoice.precision import QuantisedLinear
 from sensevoice.processor import CANDIDATES, RefinedHead, add_filtered
@@ -62,6 +62,11 @@ def expected(
 @pytest.fixture(scope="module")
 def packed(small_model: Checkpoint, tag_ids: np.ndarray) -> PackedRunner:
     return PackedRunner(small_model.network, small_model.frontend, tag_ids, CPU)
+
+
+def plain_network(small_model: Checkpoint, tag_ids: np.ndarray, attention: Attention) -> PackedNetwork:
+    network, frontend = small_model.network, small_model.frontend
+    return PackedNetwork(network, frontend, tag_ids, torch.float32, PlainKernels(), attention)
 
 
 def assert_equal_but_for_rounding(found: Sequence[FrameScores], wanted: Sequence[FrameScores]) -> None:
@@ -146,9 +151,7 @@ def test_room_that_nobody_uses_changes_nothing_whatever_lies_in_it(
     queries: list[Query],
     expected: list[FrameScores],
 ) -> None:
-    network = PackedNetwork(
-        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), padded_attention
-    )
+    network = plain_network(small_model, tag_ids, padded_attention)
     packing = graph_sized(Packing.of(utterances, queries, LFR_N))
     assert packing is not None
     assert packing.rows > sum(packing.lengths) and packing.sequences > len(utterances)
@@ -162,9 +165,7 @@ def test_room_that_nobody_uses_changes_nothing_whatever_lies_in_it(
 def test_the_networks_input_is_that_of_each_utterances_own_features(
     small_model: Checkpoint, tag_ids: np.ndarray, utterances: list[Utterance], queries: list[Query]
 ) -> None:
-    network = PackedNetwork(
-        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), padded_attention
-    )
+    network = plain_network(small_model, tag_ids, padded_attention)
     packing = Packing.of(utterances, queries, LFR_N)
     batch = new_batch(packing, CPU)
     fill(batch, *on_host(packing, CPU))
@@ -359,9 +360,7 @@ def test_a_replayed_graph_answers_for_what_was_put_into_it(
     queries: list[Query],
     expected: list[FrameScores],
 ) -> None:
-    network = PackedNetwork(
-        small_model.network, small_model.frontend, tag_ids, torch.float32, PlainKernels(), spread_attention
-    )
+    network = plain_network(small_model, tag_ids, spread_attention)
     graphs = GraphCache(network, CPU, LFR_N)
     orders = [[0, 1, 2], [2], [5, 4, 3], [6, 7, 8, 0, 2], [1, 0], [2], [8, 7, 6, 2, 0]]
     for order in orders:

@@ -103,7 +103,9 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
     texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
     clips = speak_all(folder, texts, seed=seed, workers=12)
-    print(f"espeak: {len(clips)} clips, {sum(len(c) for _, c in clips) / 16_000 / 3600:.2f} h", flush=True)
+    print(
+        f"espeak: {len(clips)} clips, {sum(len(c) for _, c in clips) / SAMPLE_RATE / 3600:.2f} h", flush=True
+    )
     return clips
 
 

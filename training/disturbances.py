@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import signal
 
-RATE = 16_000
+from sensevoice.spans import SAMPLE_RATE
+
 Samples = npt.NDArray[np.float32]
 BABBLE_VOICES = 4
 TELEPHONE_HZ = (300, 3_400)
@@ -23,17 +24,17 @@ def rain(rng: np.random.Generator, length: int) -> Samples:
     """Drops: clicks at random times and levels, each through one of six resonances, over a faint hiss."""
     sound = 0.02 * rng.standard_normal(length)
     for centre_hz in rng.uniform(900, 6_500, 6):
-        drops = (rng.random(length) < 60 / RATE) * rng.exponential(1.0, length)
+        drops = (rng.random(length) < 60 / SAMPLE_RATE) * rng.exponential(1.0, length)
         low, high = centre_hz * 0.9, centre_hz * 1.1
-        sound += signal.lfilter(*signal.butter(1, (low, high), "bandpass", fs=RATE), drops)
+        sound += signal.lfilter(*signal.butter(1, (low, high), "bandpass", fs=SAMPLE_RATE), drops)
     return _unit(sound)
 
 
 def engine(rng: np.random.Generator, length: int) -> Samples:
     """A motor that idles: harmonics of a slowly drifting pitch, rough, with the whine of a fan."""
-    seconds = np.arange(length) / RATE
+    seconds = np.arange(length) / SAMPLE_RATE
     pitch_hz = rng.uniform(28, 60) * (1 + 0.05 * np.sin(2 * np.pi * rng.uniform(0.1, 0.5) * seconds))
-    turns = np.cumsum(pitch_hz) / RATE
+    turns = np.cumsum(pitch_hz) / SAMPLE_RATE
     strengths = rng.uniform(0.3, 1.0, 24) / np.arange(1, 25) ** 0.8
     harmonics = (a * np.sin(2 * np.pi * (n * turns + rng.random())) for n, a in enumerate(strengths, 1))
     rough = 1 + 0.4 * signal.sawtooth(2 * np.pi * turns)
@@ -62,7 +63,7 @@ def at_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
 
 def telephone(speech: Samples) -> Samples:
     """300 to 3,400 Hz, 8 kHz, eight bits of mu-law, and back to 16 kHz."""
-    band = signal.sosfilt(signal.butter(6, TELEPHONE_HZ, "bandpass", fs=RATE, output="sos"), speech)
+    band = signal.sosfilt(signal.butter(6, TELEPHONE_HZ, "bandpass", fs=SAMPLE_RATE, output="sos"), speech)
     narrow = signal.resample_poly(band, 1, 2)
     scale = max(float(np.abs(narrow).max()), 1e-6)
     folded = np.sign(narrow) * np.log1p(MU * np.abs(narrow) / scale) / np.log1p(MU)

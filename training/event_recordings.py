@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sensevoice.spans import SAMPLE_RATE
+
 LOOP_LIMIT_S = 5.0
 TRAIN_LOOPS = (  # the Amen break is left out: its uploader cannot have owned it
     *("loop_breakbeat", "loop_compus", "loop_electric", "loop_industrial", "loop_perc1", "loop_perc2"),
@@ -53,7 +55,7 @@ def read_audio(path: Path) -> npt.NDArray[np.int16]:
     """Mono at 16 kHz, int16 [n], of any file that PyAV decodes."""
     import av
 
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     with av.open(str(path)) as container:
         frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
         frames += resampler.resample(None)
@@ -64,7 +66,7 @@ def pack_loops(samples: Path, names: tuple[str, ...], out: Path) -> None:
     """Writes the loops' first five seconds, levelled to a peak of 0.9, under their file names."""
     loops = {}
     for name in names:
-        loop = read_audio(samples / f"{name}.flac")[: int(LOOP_LIMIT_S * 16_000)].astype(np.float64)
+        loop = read_audio(samples / f"{name}.flac")[: int(LOOP_LIMIT_S * SAMPLE_RATE)].astype(np.float64)
         loops[name] = (loop * (0.9 * 32767 / np.abs(loop).max())).astype(np.int16)
     np.savez_compressed(out, **loops)
 

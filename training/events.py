@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, signal
 
-SAMPLE_RATE = 16_000
+from sensevoice.spans import SAMPLE_RATE
+
 EVENTS = ("Laughter", "Applause", "Cry", "Cough", "Sneeze", "Breath", "BGM")
 DURATION_RANGE_S = (0.7, 6.0)
 LOOP_SHARE = 0.25  # of the bank's music that is made from recorded loops, where there are any

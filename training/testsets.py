@@ -25,7 +25,8 @@ import numpy as np
 from sensevoice.audio import decode
 from sensevoice.features import frame_count
 from sensevoice.finetune.dataset import Example, count_words, read_examples, write_examples
-from training.disturbances import RATE, Samples, at_snr, babble, engine, looped, rain, telephone
+from sensevoice.spans import SAMPLE_RATE
+from training.disturbances import Samples, at_snr, babble, engine, looped, rain, telephone
 from training.fetch import unpack_debian
 from training.speech import EMOTIONS, Line, Speech
 
@@ -177,7 +178,7 @@ def syllables(data: Path, seed: int) -> Iterator[Clip]:
     rng, known = np.random.default_rng(seed), common_syllables()
     folder = data / "usr/share/gcin-voice/ogg"
     paths = sorted(path for path in folder.glob("*/5.ogg") if zhuyin(path.parent.name) in known)
-    gap = np.zeros(int(SYLLABLE_GAP_S * RATE), np.float32)
+    gap = np.zeros(int(SYLLABLE_GAP_S * SAMPLE_RATE), np.float32)
     for number in range(SYLLABLE_CLIPS):
         chosen = [paths[i] for i in rng.choice(len(paths), SYLLABLES, replace=False)]
         spoken = [part for path in chosen for part in (_levelled(decode(path)), gap)]
@@ -214,14 +215,14 @@ def event_clips(events: dict[str, Samples], loops: dict[str, Samples]) -> Iterat
     """Recorded sounds, half a second of silence around each."""
     named = [*((key, key.partition("/")[0], clip) for key, clip in events.items())]
     named += [(f"BGM/{key}", "BGM", clip) for key, clip in loops.items()]
-    edge = np.zeros(RATE // 2, np.float32)
+    edge = np.zeros(SAMPLE_RATE // 2, np.float32)
     for key, event, clip in named:
         yield Clip(key.replace("/", "-"), np.concatenate([edge, clip, edge]), "", "nospeech", "", event)
 
 
 def nothing(seed: int) -> Iterator[Clip]:
     """Noise and silence, in which nobody speaks and nothing happens."""
-    rng, length = np.random.default_rng(seed + 1), int(NOTHING_S * RATE)
+    rng, length = np.random.default_rng(seed + 1), int(NOTHING_S * SAMPLE_RATE)
     for number in range(NOTHING_CLIPS):
         yield Clip(f"rain-{number}", 0.03 * rain(rng, length), language="nospeech", event="Event_UNK")
         yield Clip(f"engine-{number}", 0.03 * engine(rng, length), language="nospeech", event="Event_UNK")
@@ -251,7 +252,7 @@ def write_set(folder: Path, name: str, clips: Iterable[Clip]) -> int:
 
 def _written(path: Path, clip: Clip) -> Example:
     with io.BytesIO() as memory, wave.open(memory, "wb") as file:
-        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
         file.writeframes((clip.samples.clip(-1, 1) * 32_767).round().astype("<i2").tobytes())
         file.close()
         path.write_bytes(memory.getvalue())
