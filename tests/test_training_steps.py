@@ -114,7 +114,7 @@ def test_flat_weights_are_the_models_own() -> None:
         weights.values.mul_(2)
     for name, weight in model.named_parameters():
         assert torch.equal(weight, 2 * before[name])
-    weights.put_slopes(tuple(torch.ones_like(p) for p in model.parameters()))
+    weights.put_slopes(tuple(torch.ones_like(p) for p in weights.parameters))
     count = sum(p.numel() for p in model.parameters())
     assert weights.clip(1.0) == pytest.approx(count**0.5, rel=1e-5)
     assert torch.linalg.vector_norm(weights.slopes) == pytest.approx(1.0, rel=1e-4)
@@ -124,13 +124,13 @@ def test_the_average_and_the_weights_change_places_and_back() -> None:
     model = network()
     weights = FlatWeights(model)
     average = Average(weights, 0.9)
-    first = weights.values.detach().clone()
-    weights.values.data.add_(1.0)
+    first = weights.values.clone()
+    weights.values.add_(1.0)
     average.update(10**6)
     average.swap()
-    torch.testing.assert_close(weights.values.data, first + 0.1)
+    torch.testing.assert_close(weights.values, first + 0.1)
     average.swap()
-    torch.testing.assert_close(weights.values.data, first + 1.0)
+    torch.testing.assert_close(weights.values, first + 1.0)
 
 
 def test_a_steps_gradient_is_that_of_the_whole_loss() -> None:
@@ -182,7 +182,7 @@ def _one_of_two(number: int, place: str, out: str) -> None:
         assert ranks.agree(5.0 + number) == 5.0
         learner.learn(lesson(slice(3 * number, 3 * number + 3)))
         learner.update(10, 1e-2)
-        torch.save((learner.weights.slopes, learner.weights.values.data), f"{out}/{number}.pt")
+        torch.save((learner.weights.slopes, learner.weights.values), f"{out}/{number}.pt")
 
 
 def test_two_ranks_with_half_a_batch_each_take_the_step_of_one_with_all_of_it(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_two_ranks_with_half_a_batch_each_take_the_step_of_one_with_all_of_it(tm
     for number in range(2):
         slopes, values = torch.load(tmp_path / f"{number}.pt")
         torch.testing.assert_close(slopes, alone.weights.slopes, atol=1e-6, rtol=1e-4)
-        torch.testing.assert_close(values, alone.weights.values.data, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(values, alone.weights.values, atol=1e-4, rtol=1e-3)
 
 
 def packed(tmp_path: Path) -> tuple[Path, TrainingNetwork]:

@@ -20,6 +20,7 @@ from sensevoice.scores import N_QUERY_FRAMES
 from training.batches import Batch, Mixer, Plan
 from training.flat import Average, FlatWeights
 from training.network import TrainingNetwork
+from training.optimiser import Optimiser
 from training.ranks import Ranks
 from training.spelling import text_slope
 from training.steps import Inputs, Steps, truth_counts
@@ -126,16 +127,21 @@ class Trainer:
     """The weights, their optimiser and average, and what a step does to them."""
 
     def __init__(
-        self, model: TrainingNetwork, schedule: Schedule, ranks: Ranks, *, amp: bool, capture: bool
+        self,
+        model: TrainingNetwork,
+        schedule: Schedule,
+        ranks: Ranks,
+        *,
+        amp: bool,
+        capture: bool,
+        muon: bool = True,
     ) -> None:
         self.model, self.schedule, self.ranks, self.amp = model, schedule, ranks, amp
         self.weights = FlatWeights(model)
-        ranks.share(self.weights.values.data)
+        ranks.share(self.weights.values)
         self.average = Average(self.weights, schedule.ema_decay)
         self.steps = Steps(model, self.weights, amp=amp, capture=capture)
-        self.optimiser = torch.optim.AdamW(
-            [self.weights.values], lr=schedule.peak_rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-        )
+        self.optimiser = Optimiser(self.weights, muon=muon)
 
     def learn(self, lesson: Lesson) -> dict[str, Tensor]:
         """Put the gradient of all ranks' lessons into the weights' slopes; returns the losses."""
@@ -154,9 +160,7 @@ class Trainer:
         """Take a step; one whose gradient is not finite is left out by the optimiser, and counted."""
         norm = self.weights.clip(self.schedule.max_norm)
         bad = (~torch.isfinite(norm)).float()
-        self.optimiser.found_inf = bad if self.amp else None
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.step()
+        self.optimiser.step(rate, bad)
         self.average.update(number)
         return {"skipped": bad, "norm": norm.nan_to_num()}
 
