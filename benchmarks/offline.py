@@ -1,8 +1,9 @@
 """`python -m benchmarks.offline`: from file to tagged transcript, against FunASR in the same run.
 
 Weights may be random, since speed does not depend on them; a model folder of the official size is
-given with --model. Each figure is the best of --rounds; conditions are printed first. Without PyAV,
-recordings are samples instead of files, and --speech names a wav to make them of.
+given with --model. Conditions are printed first; seconds are those of the best of --rounds, and no round is
+begun once --enough seconds have been timed. Without PyAV, recordings are samples instead of files, and
+--speech names a wav to make them of.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from benchmarks import material, peers
-from benchmarks.material import best_of
 from sensevoice import ctc, pipeline
 from sensevoice.audio import decode_blocks
+from sensevoice.engine import choose_device
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
@@ -34,11 +37,15 @@ import sys, time
 began = time.perf_counter()
 from pathlib import Path
 from benchmarks import material
-transcriber = material.load(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
-speech = Path(sys.argv[5]) if sys.argv[5] else None
-clip = material.speech(5, speech)
+from sensevoice.pipeline import Transcriber
+imported = time.perf_counter()
+model, vad, device, precision, speech = sys.argv[1:]
+transcriber = Transcriber.load_folders(Path(model), Path(vad), device=device, precision=precision)
+loaded = time.perf_counter()
+clip = material.speech(5, Path(speech) if speech else None)
+ready = time.perf_counter()
 transcriber.transcribe(clip)
-print(f"{time.perf_counter() - began:.2f}")
+print(imported - began, loaded - imported, time.perf_counter() - ready)
 """
 
 
@@ -87,7 +94,7 @@ class _Delegate:
         return getattr(self.original, name)
 
 
-def start_up_s(args: argparse.Namespace, precision: str) -> float:
+def start_up(args: argparse.Namespace, precision: str) -> str:
     """From a new process to the transcript of its first 5 s clip; Python's own start is not in it."""
     folders = [
         str(args.model.resolve()),
@@ -99,7 +106,11 @@ def start_up_s(args: argparse.Namespace, precision: str) -> float:
     run = subprocess.run(
         [sys.executable, "-c", START_UP, *folders], capture_output=True, text=True, check=True
     )
-    return float(run.stdout.splitlines()[-1])
+    imports_s, load_s, clip_s = map(float, run.stdout.splitlines()[-1].split())
+    return (
+        f"from process to first transcript, {precision}: {imports_s + load_s + clip_s:.2f} s "
+        f"(imports {imports_s:.2f}, loading {load_s:.2f}, first clip {clip_s:.2f})"
+    )
 
 
 def main() -> None:
@@ -114,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="5,30,120,600,3600")
     parser.add_argument("--formats", default="wav,mp3")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--enough", type=float, default=60.0, help="seconds [default: %(default)s]")
     parser.add_argument("--speech", type=Path, help="16-bit mono wav at 16 kHz [default: the example clips]")
     parser.add_argument(
         "--peers", default=",".join(peers.PEERS), help="what else is timed [default: %(default)s]"
@@ -121,57 +133,82 @@ def main() -> None:
     args = parser.parse_args()
     print(material.conditions())
     print(f"model {args.model}, best of {args.rounds} rounds\n")
-    ours = {
-        name: material.load(args.model, args.vad, args.device, name) for name in args.precisions.split(",")
-    }
-    for name in ours:
-        print(f"from process to first transcript, {name}: {start_up_s(args, name):.1f} s")
-    device = "cpu" if next(iter(ours.values())).engine.device == "cpu" else "cuda:0"
-    others = _peers(args, device)
-    print("\n| audio | engine | seconds | RTFx | against FunASR | stages |\n|---|---|---|---|---|---|")
+    precisions = args.precisions.split(",")
+    for name in precisions:
+        for _ in range(2):  # Triton, and the disk, may know it the second time
+            print(start_up(args, name), flush=True)
+    others, ours = _peers(args), [_our_engine(args, name) for name in precisions]
+    print(
+        "\n| audio | engine | seconds | p50 | p95 | RTFx | against FunASR | GPU memory | stages |"
+        "\n|---|---|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for seconds in (float(one) for one in args.seconds.split(",")):
             for form in args.formats.split(",") if material.can_decode() else ["samples"]:
-                source: Any = material.speech(seconds, args.speech)
-                if material.can_decode():
-                    source = material.write(Path(folder) / f"clip.{form}", source)
-                _compare(f"{seconds:g} s {form}", source, seconds, ours, others, args.rounds)
-        gpu_mb = max(material.peak_gpu_mb(lambda one=one: one.transcribe(source)) for one in ours.values())
-    print(f"\npeak memory: host {material.peak_host_mb():.0f} MB in all, GPU {gpu_mb:.0f} MB on the longest")
+                source: Any = (
+                    material.record(Path(folder) / f"clip.{form}", seconds, args.speech)
+                    if material.can_decode()
+                    else material.speech(seconds, args.speech)
+                )
+                _compare(f"{seconds:g} s {form}", source, seconds, [*others, *ours], args)
+    print(f"\npeak host memory: {material.peak_host_mb():.0f} MB in all")
 
 
-def _peers(args: argparse.Namespace, device: str) -> dict[str, peers.Peer]:
+@dataclass(frozen=True)
+class _Timed:
+    """An engine, and what is known of it so far."""
+
+    name: str
+    transcribe: peers.Peer
+    memory: material.GpuMemory
+    shares: dict[str, float]  # seconds of its stages, as far as it tells
+
+
+def _peers(args: argparse.Namespace) -> list[_Timed]:
     """Those that were asked for and are installed."""
-    found = {}
+    found = []
+    device = "cpu" if choose_device(args.device).type == "cpu" else "cuda:0"
     for name in filter(None, args.peers.split(",")):
+        memory = material.GpuMemory()
         try:
-            found[name] = peers.PEERS[name](args.model, args.vad, device)
+            peer = memory.watch(partial(peers.PEERS[name], args.model, args.vad, device))
         except ImportError as error:
             print(f"{name} is left out: {error.name} is not installed")
+        else:
+            found.append(_Timed(name, peer, memory, {}))
     return found
 
 
+def _our_engine(args: argparse.Namespace, precision: str) -> _Timed:
+    memory, shares = material.GpuMemory(), dict[str, float]()
+    load = partial(Transcriber.load_folders, args.model, args.vad, device=args.device, precision=precision)
+    transcriber = memory.watch(load)
+
+    def transcribe(source: Any) -> object:
+        with stage_times(transcriber, shares) as clocked:
+            return clocked.transcribe(source, TranscribeOptions())
+
+    return _Timed(f"ours, {precision}", transcribe, memory, shares)
+
+
 def _compare(
-    name: str,
-    source: Any,
-    seconds: float,
-    ours: dict[str, Transcriber],
-    others: dict[str, peers.Peer],
-    rounds: int,
+    name: str, source: Any, seconds: float, engines: Sequence[_Timed], args: argparse.Namespace
 ) -> None:
     funasr_s = None
-    for other, work in others.items():
-        took_s = best_of(rounds, partial(work, source))
-        funasr_s = took_s if other == "funasr" else funasr_s
-        print(f"| {name} | {other} | {took_s:.3f} | {seconds / took_s:.1f} | | |", flush=True)
-    for precision, transcriber in ours.items():
-        shares: dict[str, float] = {}
-        with stage_times(transcriber, shares) as clocked:
-            ours_s = best_of(rounds, partial(clocked.transcribe, source, TranscribeOptions()))
-        spent = ", ".join(f"{stage} {value / sum(shares.values()):.0%}" for stage, value in shares.items())
-        ratio = f"{funasr_s / ours_s:.1f} x" if funasr_s else ""
-        row = f"| {name} | ours, {precision} | {ours_s:.3f} | {seconds / ours_s:.1f} | {ratio} | {spent} |"
-        print(row, flush=True)
+    for engine in engines:
+        engine.shares.clear()
+        work = partial(engine.transcribe, source)
+        took_s = engine.memory.watch(partial(material.timings, args.rounds, work, args.enough))
+        best_s, p50_s, p95_s = min(took_s), *np.percentile(took_s, [50, 95])
+        funasr_s = best_s if engine.name == "funasr" else funasr_s
+        ratio = f"{funasr_s / best_s:.1f} x" if funasr_s else ""
+        whole = sum(engine.shares.values())
+        stages = ", ".join(f"{stage} {value / whole:.0%}" for stage, value in engine.shares.items())
+        print(
+            f"| {name} | {engine.name} | {best_s:.4f} | {p50_s:.4f} | {p95_s:.4f} | {seconds / best_s:.1f} | "
+            f"{ratio} | {engine.memory.peak_mb:.0f} MB | {stages} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

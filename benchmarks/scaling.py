@@ -24,7 +24,9 @@ from sensevoice.pipeline import Transcriber
 
 CLIP_S = 10.0
 GPU_LENGTHS, CPU_LENGTHS = "60,600,3600,36000", "60,300,600"
+GPU_WARM_S, CPU_WARM_S = (1.0, CLIP_S, 90.0, 2_400.0), (1.0, CLIP_S, 90.0)
 GPU_CALLERS, CPU_CALLERS = "1,4,16,64,128,256", "1,2,4,8,16"
+WARM_CLIPS = 2
 
 
 class Length(NamedTuple):
@@ -91,9 +93,11 @@ def measure_lengths(
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for sound_s in lengths_s:
-            source: Any = material.speech(sound_s, speech)
-            if material.can_decode():
-                source = material.write(Path(folder) / "recording.wav", source)
+            source: Any = (
+                material.record(Path(folder) / "recording.wav", sound_s, speech)
+                if material.can_decode()
+                else material.speech(sound_s, speech)
+            )
             row = time_length(transcriber, source, sound_s)
             rows.append(row)
             print(
@@ -112,6 +116,7 @@ def measure_callers(
     clip = material.speech(CLIP_S, speech)
     rows = []
     for count in counts:
+        time_callers(transcriber, clip, count, WARM_CLIPS)  # batches of these sizes need graphs
         row = time_callers(transcriber, clip, count, clips)
         rows.append(row)
         print(f"| {count} | {row.p50_s:.3f} s | {row.p95_s:.3f} s | {row.throughput:.0f} |", flush=True)
@@ -167,8 +172,8 @@ def main() -> None:
     args = parser.parse_args()
     print(material.conditions())
     print(f"model {args.model}, precision {args.precision}\n")
-    transcriber = material.load(args.model, args.vad, args.device, args.precision)
-    for warm_s in (1.0, CLIP_S, 90.0):
+    transcriber = Transcriber.load_folders(args.model, args.vad, device=args.device, precision=args.precision)
+    for warm_s in GPU_WARM_S if gpu else CPU_WARM_S:
         transcriber.transcribe(material.speech(warm_s, args.speech))
     lengths = measure_lengths(transcriber, [float(one) for one in args.lengths.split(",")], args.speech)
     callers = measure_callers(

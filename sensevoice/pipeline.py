@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -75,13 +76,21 @@ class Transcriber:
 
         Raises a ModelError that says what is missing or damaged.
         """
-        found, place = find_model(model, hub=hub, offline=offline), choose_device(device)
+        found = find_model(model, hub=hub, offline=offline)
+        loaded = cls.load_folders(found.directory, found.vad_directory, device=device, precision=precision)
+        return replace(loaded, starter_reason=found.reason)
+
+    @classmethod
+    def load_folders(
+        cls, model: Path, vad: Path, *, device: str = "auto", precision: str = "auto"
+    ) -> Transcriber:
+        """Load what lies in these folders; raises as `load` does."""
+        place = choose_device(device)
         with ThreadPoolExecutor(1) as pool:
             pool.submit(prepare, place)  # if it fails, so does what needs it
-            checkpoint = load_checkpoint(found.directory)
+            checkpoint = load_checkpoint(model)
         engine = load_engine(checkpoint, device, precision)
-        vad = VoiceActivityDetector.load(found.vad_directory, place)
-        return cls(engine, vad, found.reason)
+        return cls(engine, VoiceActivityDetector.load(vad, place))
 
     @property
     def info(self) -> ModelInfo:
