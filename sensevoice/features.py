@@ -37,17 +37,27 @@ def frame_count(samples: int) -> int:
     return max(0, 1 + (samples - WINDOW) // HOP)
 
 
+def to_mel(hz: Tensor) -> Tensor:
+    """Frequencies in Hz on Kaldi's mel scale (https://kaldi-asr.org/doc/mel-computations_8h_source.html)."""
+    return 1127.0 * torch.log1p(hz / 700.0)
+
+
+def to_hz(mel: Tensor) -> Tensor:
+    """The frequencies of points on the mel scale: the inverse of `to_mel`."""
+    return 700.0 * torch.expm1(mel / 1127.0)
+
+
+def mel_range() -> tuple[float, float]:
+    """The lowest and the highest point on the mel scale that the filters cover."""
+    low, high = to_mel(torch.tensor([LOWEST_HZ, SAMPLE_RATE / 2], dtype=torch.float64, device="cpu")).tolist()
+    return low, high
+
+
 def mel_filters(n_mels: int) -> npt.NDArray[np.float32]:
     """Kaldi's triangular filters, [FFT_SIZE // 2, n_mels]; the Nyquist bin is left out as Kaldi does."""
-
-    def mel(hz: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        scaled: npt.NDArray[np.float64] = 1127.0 * np.log(1.0 + hz / 700.0)
-        return scaled
-
-    low, high = mel(np.array([LOWEST_HZ, SAMPLE_RATE / 2]))
-    edges = np.linspace(low, high, n_mels + 2)
+    edges = np.linspace(*mel_range(), n_mels + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    bins = mel(np.arange(FFT_SIZE // 2) * (SAMPLE_RATE / FFT_SIZE))[:, None]
+    bins = to_mel(torch.from_numpy(np.arange(FFT_SIZE // 2) * (SAMPLE_RATE / FFT_SIZE))).numpy()[:, None]
     rising = (bins - left) / (centre - left)
     falling = (right - bins) / (right - centre)
     filters: npt.NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)

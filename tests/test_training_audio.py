@@ -17,7 +17,7 @@ import pytest
 import torch
 
 pytest.importorskip("scipy")
-from training import __main__ as stages
+from training import audio
 from training.augment import (
     FASTEST,
     SLOWEST,
@@ -33,6 +33,7 @@ from training.augment import (
 from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
 from training.codecs import CODECS, aligned, through_codec
 from training.kokoro import Request, Spoken
+from training.materials import TAGS
 from training.speech import ALL_TRAINING_VOICES, HELD_OUT_VOICES, TRAINING_VOICES, Cast, Speech
 
 TOKENS = 60
@@ -72,8 +73,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "kokoro" / "vocab.json").write_text(json.dumps({"vocab": {"a": 1, "b": 2}}))
     np.savez(tmp_path / "kokoro" / "voices.npz", **all_voices())
-    monkeypatch.setattr(stages, "load_kokoro", lambda *_: None)
-    monkeypatch.setattr(stages, "Synthesiser", Humming)
+    monkeypatch.setattr(audio, "load_kokoro", lambda *_: None)
+    monkeypatch.setattr(audio, "Synthesiser", Humming)
     return tmp_path
 
 
@@ -86,7 +87,7 @@ def arguments(**changed: Any) -> argparse.Namespace:
 
 def test_the_parts_of_the_audio_stage_make_up_all_lines_in_every_take(work: Path) -> None:
     for part in range(3):
-        stages.make_audio(work, arguments(part=(part, 3), takes=2))
+        audio.make_audio(work, arguments(part=(part, 3), takes=2))
     parts = [Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))]
     speech = Speech.joined(parts)
     assert sorted(speech.line.tolist()) == sorted([*range(20), *range(20)])
@@ -100,9 +101,9 @@ def test_the_parts_of_the_audio_stage_make_up_all_lines_in_every_take(work: Path
 
 
 def test_a_share_of_the_speech_goes_through_codecs_and_keeps_its_place(work: Path) -> None:
-    stages.make_audio(work, arguments())
+    audio.make_audio(work, arguments())
     clean = Speech.load(work / "audio" / "train.0.pt").audio.numpy().copy()
-    stages.make_audio(work, arguments(codec_share=0.5))
+    audio.make_audio(work, arguments(codec_share=0.5))
     speech = Speech.load(work / "audio" / "train.0.pt")
     changed = 0
     for start, length in zip(speech.start.tolist(), speech.length.tolist(), strict=True):
@@ -184,7 +185,7 @@ def test_pieces_are_laid_where_they_belong() -> None:
 
 def planner(**recipe: float) -> Planner:
     """Of short batches, over utterances of 1 to 6 s."""
-    tags = dict.fromkeys(stages.TAGS, 1)
+    tags = dict.fromkeys(TAGS, 1)
     catalogue = Catalogue(
         np.linspace(16_000, 96_000, 400).astype(int), *np.zeros((3, 400), int), [[5]], [[5]], [[5]], [[5]],
         tags, {"Cough": 3, "BGM": 2},

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from sensevoice.features import HOP, LOWEST_HZ, WINDOW
+from sensevoice.features import HOP, WINDOW, mel_range, to_hz, to_mel
 from sensevoice.spans import SAMPLE_RATE
 from training import fused
 
@@ -227,16 +227,15 @@ def warped(mel: Tensor, strength: float) -> Tensor:
 
 
 def _mel_hz(mels: int, device: torch.device) -> Tensor:
-    """The centre frequencies of the frontend's filters."""
-    low, high = (1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, SAMPLE_RATE / 2))
-    centres = low + (high - low) * torch.arange(1, mels + 1, device=device) / (mels + 1)
-    return 700 * torch.expm1(centres / 1127)
+    """The centre frequencies of the frontend's filters, [mels]."""
+    low, high = mel_range()
+    return to_hz(low + (high - low) * torch.arange(1, mels + 1, device=device) / (mels + 1))
 
 
 def _mel_bins(hz: Tensor, mels: int) -> Tensor:
     """The filter, in fractions, that is centred on a frequency."""
-    low, high = (1127 * math.log1p(edge / 700) for edge in (LOWEST_HZ, SAMPLE_RATE / 2))
-    return (1127 * torch.log1p(hz / 700) - low) / (high - low) * (mels + 1) - 1
+    low, high = mel_range()
+    return (to_mel(hz) - low) / (high - low) * (mels + 1) - 1
 
 
 def augment(sources: Tensor, shape: RowShape, bank: SoundBank, strength: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stage "audio": a share of the speech goes through lossy codecs, as recordings that people keep have done.
+"""Lossy codecs, through which a share of the speech goes, as recordings that people keep have done.
 
 Encoding is done in worker processes which know nothing of the GPU, by FFmpeg through PyAV.
 """

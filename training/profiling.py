@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from training.batches import Mixer, Plan
+from training.batches import Mixer, Plan, Recipe
+from training.materials import materials
+from training.ranks import Ranks
+from training.recogniser import new_trainer
 from training.spelling import text_slope
 from training.steps import EagerStep, Inputs, Step, truth_counts
 from training.train import Lesson, Lessons, Trainer
@@ -43,6 +48,13 @@ class Stopwatch:
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+
+def profile_step(work: Path, args: argparse.Namespace) -> None:
+    """Print where a training step's time goes, on one GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    stock = materials(work, args, Recipe(batch_s=args.batch_s), args.seed)
+    profile(new_trainer(args, work, stock, Ranks()), stock.mixer, stock.drawn, args.seconds)
 
 
 def profile(trainer: Trainer, mixer: Mixer, drawn: Iterator[Plan], seconds: float) -> None:

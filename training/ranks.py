@@ -14,6 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def device() -> str:
+    """The accelerator if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 class Ranks:
     """The processes that train one model; alone unless they were joined."""
 
@@ -61,7 +66,7 @@ class Meeting:
         if self.count == 1:
             yield Ranks()
             return
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "nccl" if device() == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=self.place, rank=self.number, world_size=self.count)
         try:
             yield Ranks(self.number, self.count)

@@ -1,6 +1,7 @@
 """Stage "evaluate": a packed model on every test set, as a user would run it; Whisper-base beside it.
 
 Writes W/evaluation.json (every clip with what was heard) and W/evaluation.md (the tables of the model card).
+Stage "card" puts these tables into W/NAME/MODEL_CARD.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from sensevoice.audio import SAMPLE_RATE, decode
 from sensevoice.finetune.dataset import Example, read_examples
 from sensevoice.finetune.scoring import Confusion, ErrorRate
+from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions, VadOptions
 from sensevoice.pipeline import Transcriber
 from sensevoice.transcript import Transcript
@@ -30,6 +32,7 @@ SYLLABLE_SET = "syllables"
 SOUND_SETS = ("events", "nothing")
 VAD_SETS = (*REAL_SETS, "unlabelled")
 VAD_FRAME_MS = 10
+CARD = "MODEL_CARD.md"
 CARD_MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 LANGUAGE_ORDER = ("zh", "en", "yue", "ja", "ko")
 COMPARED = ("auto", "whisper auto")
@@ -339,6 +342,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f} %"
+
+
+def write_card(work: Path, name: str) -> None:
+    """Put the newest tables into the starter's card, as the packed model's own: W/NAME/MODEL_CARD.md."""
+    report = (work / "evaluation.md").read_text(encoding="utf-8")
+    put_into_card(STARTER_DIRECTORY / CARD, report, work / name / CARD)
 
 
 def put_into_card(card: Path, report: str, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stage "audio": text lines with phonemes -> synthetic speech with exact phoneme times, kept flat in memory.
+"""Synthetic speech: text lines with phonemes -> utterances with exact phoneme times, kept flat in memory.
 
 Voices and emotions are drawn here. Test and development voices are never heard in training.
 """

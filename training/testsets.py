@@ -8,8 +8,6 @@ sets, too, as far as its language and words are given.
 from __future__ import annotations
 
 import io
-import json
-import lzma
 import os
 import shutil
 import subprocess
@@ -28,7 +26,8 @@ from sensevoice.finetune.dataset import Example, count_words, read_examples, wri
 from sensevoice.spans import SAMPLE_RATE
 from training.disturbances import Samples, at_snr, babble, engine, looped, rain, telephone
 from training.fetch import unpack_debian
-from training.speech import EMOTIONS, Line, Speech
+from training.lines import held_out_lines
+from training.speech import EMOTIONS, Speech
 
 WHEELS = ("pytest-audioeval==0.1.3",)
 SDISTS = ("silero-vad==6.2.3",)
@@ -101,8 +100,7 @@ def fetch_testdata(data: Path) -> None:
 
 def held_out_clips(work: Path, split: str) -> list[Clip]:
     """The sentences of `held_out.json` in voices that training does not have."""
-    with lzma.open(work / "text" / "held_out.jsonl.xz", "rt", encoding="utf-8") as file:
-        lines = [Line(**json.loads(row)) for row in file]
+    lines = held_out_lines(work)
     speech = Speech.load(work / "audio" / "held_out.pt")
     columns = (speech.start, speech.length, speech.line, speech.emotion)
     clips = []
@@ -132,8 +130,7 @@ def noisy(clips: list[Clip], voices: list[Samples], loops: list[Samples], seed: 
 
 def other_engines(work: Path, data: Path) -> Iterator[Clip]:
     """English by flite and Japanese by Open JTalk's Mei: nothing in common with the voices of training."""
-    with lzma.open(work / "text" / "held_out.jsonl.xz", "rt", encoding="utf-8") as file:
-        lines = [Line(**json.loads(row)) for row in file]
+    lines = held_out_lines(work)
     for number, line in enumerate(lines):
         if line.split == "test" and line.lang in ("en", "ja"):
             samples = flite(data, line.text, number) if line.lang == "en" else mei(line.text)

@@ -1,4 +1,4 @@
-"""The training text: 20,000 utterances a language with phonemes, and the held-out sentences.
+"""Stage "text": 20,000 utterances a language with phonemes, and the held-out sentences.
 
     python -m training.text --out DIR [--seed 0] [--lines 20000] [--sources DIR]
 
@@ -289,7 +289,7 @@ def make_text(
     forced = "".join(f"{line['text']}{line['plain']}" for line in held_lines)
     chosen = choose(held_out, forced, seed, lines, packages)
     out.mkdir(parents=True, exist_ok=True)
-    model = out / "starter.bpe.model"
+    model = out / tokens.TOKENIZER
     tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced], english_pieces)
     faithful = tokens.round_trips(model)
     kept = [u for u in chosen if faithful(u.text) and faithful(u.plain)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as proto
 
+TOKENIZER = "starter.bpe.model"  # the file's name
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # SentencePiece piece types
 BPE = 2  # SentencePiece model type
 ENGLISH_PIECES = 1_000  # with the single characters

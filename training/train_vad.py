@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,10 +14,22 @@ from torch import Tensor, nn
 
 from sensevoice.features import Frontend
 from sensevoice.vad_network import FsmnEncoder
-from training.batches import Batch, Mixer, Plan
+from training.batches import Batch, Mixer, Plan, Recipe
+from training.materials import materials, normalised_frontend
+from training.pack import pack_vad
 
 SILENCE_CLASS = 0
 LAG_FRAMES = 2  # the network may look this far past the frame it judges: half of its five stacked frames
+
+
+def train_detector(work: Path, args: argparse.Namespace) -> None:
+    """Train and pack the voice activity detector: W/NAME/vad."""
+    torch.manual_seed(args.seed)
+    recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06)
+    stock = materials(work, args, recipe, args.seed + 1)
+    frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)
+    model = train_vad(frontend, stock.mixer, stock.drawn, seconds=args.seconds)
+    pack_vad(work / args.name / "vad", model.encoder, frontend)
 
 
 class VadModel(nn.Module):

@@ -1,0 +1,118 @@
+"""Stage "audio": a part of the training lines is spoken until the time is up, a share of it through lossy codecs.
+
+W/audio/train.I.pt for each part I; the first one also speaks the held-out lines (W/audio/held_out.pt), and adds
+clips of espeak-ng where W/espeak is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensevoice.spans import SAMPLE_RATE
+from training.codecs import encoder_pool, through_codecs
+from training.espeak import VOICES, Samples, speak_all
+from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
+from training.lines import held_out_lines, training_lines
+from training.ranks import device
+from training.speech import Speech, requests_for, synthesise
+
+ESPEAK_PROCESSES = 12
+
+
+def make_audio(work: Path, args: argparse.Namespace) -> None:
+    """Speak as many training lines as the time allows; the first part speaks the held-out lines too."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    part, _ = args.part
+    torch.manual_seed(args.seed + part)
+    began = time.monotonic()
+    (work / "audio").mkdir(exist_ok=True)
+    with encoder_pool(args.workers) as pool:
+        robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
+        speech = speak(work, args, began)
+        speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
+    speech.save(work / "audio" / f"train.{part}.pt")
+    hours = speech.length.sum().item() / SAMPLE_RATE / 3600
+    print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
+
+
+def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> list[tuple[int, Samples]]:
+    """A share of the training lines in espeak-ng's voices, where it speaks the language well.
+
+    Returns (line, [samples] int16 at 16 kHz) of each; none if espeak-ng was not fetched. Forks: call this before
+    anything touches the GPU.
+    """
+    folder = work / "espeak"
+    if not folder.exists() or share <= 0:
+        return []
+    lines = training_lines(work, limit)
+    known = [i for i, line in enumerate(lines) if line.lang in VOICES]
+    chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
+    texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
+    clips = speak_all(folder, texts, seed=seed, workers=ESPEAK_PROCESSES)
+    hours = sum(len(samples) for _, samples in clips) / SAMPLE_RATE / 3600
+    print(f"espeak: {len(clips)} clips, {hours:.2f} h", flush=True)
+    return clips
+
+
+@torch.inference_mode()
+def speak(work: Path, args: argparse.Namespace, began: float) -> Speech:
+    """A part of the training lines, on the host; the first part also writes the held-out ones.
+
+    The stage's seconds are counted from `began` (`time.monotonic`).
+    """
+    model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
+    synthesiser = Synthesiser(model, device())
+    print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
+    if args.part[0] == 0:
+        held_out = synthesise(synthesiser, held_out_requests(work, args), until=float("inf"))
+        held_out.to("cpu").save(work / "audio" / "held_out.pt")
+    hours = math.inf if args.hours is None else args.hours / args.part[1]
+    requests, until = training_requests(work, args), began + args.seconds
+    speech = synthesise(synthesiser, requests, until=until, hours=hours, batch_frames=args.batch_frames)
+    return speech.to("cpu")
+
+
+def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
+    """The held-out lines, each in its split's voice."""
+    return requests_for(held_out_lines(work, args.limit), *_voices(work), args.seed)
+
+
+def training_requests(work: Path, args: argparse.Namespace) -> list[Request]:
+    """A part's share of the lines, take after take, each take in voices of its own."""
+    part, parts = args.part
+    lines = training_lines(work, args.limit)
+    takes = [requests_for(lines, *_voices(work), args.seed + take) for take in range(args.takes)]
+    return [request for take in takes for request in take if request.line % parts == part]
+
+
+def _voices(work: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Kokoro's symbols and style vectors."""
+    return load_symbols(work / "kokoro" / "vocab.json"), dict(np.load(work / "kokoro" / "voices.npz"))
+
+
+def encoded(speech: Speech, share: float, seed: int, pool: Pool) -> Speech:
+    """The same speech, which is on the host, a share of its utterances heard through lossy codecs, in place."""
+    count = int(share * len(speech.length))
+    if not count:
+        return speech
+    chosen = np.random.default_rng(seed).permutation(len(speech.length))[:count]
+    audio = speech.audio.numpy()
+    spans = [
+        slice(start, start + length)
+        for start, length in zip(speech.start[chosen].tolist(), speech.length[chosen].tolist(), strict=True)
+    ]
+    began = time.monotonic()
+    clips = through_codecs((audio[span] for span in spans), seed, pool)
+    for span, clip in zip(spans, clips, strict=True):
+        audio[span] = clip
+    print(f"codecs: {count} utterances in {time.monotonic() - began:.0f} s", flush=True)
+    return speech
