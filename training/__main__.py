@@ -108,6 +108,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpus", type=int, default=1, help="train on so many, a share of the batch each")
     parser.add_argument(
+        "--muon",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="the optimiser of the blocks' matrices; AdamW else",
+    )
+    parser.add_argument(
         "--graphs", action=argparse.BooleanOptionalAction, default=True, help="capture CUDA graphs"
     )
 

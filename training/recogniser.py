@@ -63,8 +63,8 @@ def new_trainer(args: argparse.Namespace, work: Path, stock: Materials, ranks: R
     if args.start_from:
         checkpoint = load_start(args.start_from, shape, tokenizer_path(work))
         schedule = schedule.continued()
-    frontend = checkpoint.frontend if checkpoint else normalised_frontend(7, 6, stock.mixer, stock.drawn)
     torch.manual_seed(args.seed)
+    frontend = checkpoint.frontend if checkpoint else normalised_frontend(7, 6, stock.mixer, stock.drawn)
     model = TrainingNetwork(shape, frontend, dropout=args.dropout).to(stock.mixer.device)
     if checkpoint:
         restore(model, checkpoint)
@@ -74,7 +74,8 @@ def new_trainer(args: argparse.Namespace, work: Path, stock: Materials, ranks: R
         print(f"{sum(p.numel() for p in model.network.parameters()):,} parameters", flush=True)
     torch.manual_seed(args.seed + RANK_SEEDS * ranks.number)
     on_gpu = device() == "cuda"
-    return Trainer(model, schedule, ranks, amp=on_gpu, capture=on_gpu and args.graphs)
+    capture = on_gpu and args.graphs
+    return Trainer(model, schedule, ranks, amp=on_gpu, capture=capture, muon=args.muon)
 
 
 def _shape(args: argparse.Namespace, vocabulary: int) -> NetworkShape:
