@@ -73,8 +73,9 @@ DEMUXER_OPTIONS = {
     "max_size": "8192",  # bytes in a packet of PCM; larger ones cost fresh pages, smaller ones more calls
 }
 
-# 8 KiB are enough to tell what it is; by default four seconds of a wav would pass before its first sample
-LIVE_DEMUXER_OPTIONS = {**DEMUXER_OPTIONS, "probesize": "8192"}
+# 8 KiB are enough to tell what it is; by default four seconds of a wav would pass before its first sample, and a
+# search of all of its first 5 MB for the frames of other codings, which costs more than to read it
+BRIEF_DEMUXER_OPTIONS = {**DEMUXER_OPTIONS, "probesize": "8192"}
 
 TRUNCATION_SLACK_S = 0.5  # encoder delay, edit lists and rounding stay well below it
 TRUNCATION_SLACK = 0.01
@@ -84,6 +85,7 @@ MAX_DEMUXER_FAILURES = 64  # in a row; a damaged container may fail for ever wit
 # file size and bit rate (adts, mp3 without a Xing tag, mpegts) or know just what is left (ogg).
 STATING_FORMATS = {"wav", "w64", "aiff", "caf", "au", "flac", "mp3", "mov", "matroska"}
 PLAIN_CODINGS: dict[str, np.dtype[Any]] = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
+PLAIN_FORMS = {(1, 1, SAMPLE_RATE), (3, 1, SAMPLE_RATE)}  # coding (integers, floats), channels, sampling rate
 WAV_PLACEHOLDER_BYTES = 0x7FFF_0000  # recorders that write to a pipe claim about 2 GiB or 4 GiB
 
 av.logging.set_level(None)
@@ -321,7 +323,9 @@ class _Nameless:
 
 @contextmanager
 def _container(file: BinaryIO, head: bytes, name: str, live: bool) -> Iterator[InputContainer]:
-    options = LIVE_DEMUXER_OPTIONS if live else DEMUXER_OPTIONS
+    data = _wav_data(head)
+    brief = live or (data is not None and data.form in PLAIN_FORMS)
+    options = BRIEF_DEMUXER_OPTIONS if brief else DEMUXER_OPTIONS
     try:
         # Tags in GBK or Shift-JIS are common, and no reason to refuse the sound.
         container = av.open(
@@ -440,6 +444,7 @@ class _WavData:
     start: int
     size: int
     block_bytes: int  # a sample of every channel
+    form: tuple[int, int, int]  # as in PLAIN_FORMS
 
     @property
     def end(self) -> int:
@@ -448,19 +453,20 @@ class _WavData:
 
 def _wav_data(head: bytes) -> _WavData | None:
     """None if the header does not say it, or only that it was written before the samples."""
-    at, size, block_bytes = 12, 0, 0
+    at, size, block_bytes, form = 12, 0, 0, (0, 0, 0)
     while at + 8 <= len(head):
         kind, size = struct.unpack_from("<4sI", head, at)
         if kind == b"data":
             break
         if kind == b"fmt " and at + 22 <= len(head):
-            block_bytes = struct.unpack_from("<H", head, at + 20)[0]
+            tag, channels, rate, _, block_bytes = struct.unpack_from("<HHIIH", head, at + 8)
+            form = tag, channels, rate
         at += 8 + size + size % 2
     else:
         return None
     if not block_bytes or size >= WAV_PLACEHOLDER_BYTES:
         return None
-    return _WavData(at + 8, size, block_bytes)
+    return _WavData(at + 8, size, block_bytes, form)
 
 
 def _has_frame_count(mp3_head: bytes) -> bool:

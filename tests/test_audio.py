@@ -306,6 +306,20 @@ def test_a_wav_file_gives_what_ffmpeg_makes_of_it_bit_for_bit(data: tuple[str, b
     assert len(samples) >= len(SPEECH) - 1
 
 
+def test_a_plain_wav_files_samples_are_read_once() -> None:
+    class Counting(io.BytesIO):
+        total = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            self.total += len(data)
+            return data
+
+    file = Counting(clips.pcm_wav(clips.speechlike(30)))
+    decode(file)
+    assert file.total < 1.3 * len(file.getvalue())
+
+
 def test_a_wav_file_that_somebody_shortens_while_it_is_read_is_named_as_truncated() -> None:
     class Shortened(io.BytesIO):
         name = "call.wav"
