@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -79,7 +81,8 @@ class QuantisedLinear(nn.Module):
             # torch means to drop these tensors one day (pytorch/pytorch#184982); its version is pinned here
             warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor")
             bytes_ = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-        self.packed = torch.ops.quantized.linear_prepack(bytes_, linear.bias)
+        with _engine("onednn" if _has_vnni() else torch.backends.quantized.engine):
+            self.packed = torch.ops.quantized.linear_prepack(bytes_, linear.bias)
         # without VNNI, sums of 8-bit products saturate at 16 bits: activations then get 7 bits
         self.reduce_range = not _has_vnni()
 
@@ -92,6 +95,17 @@ class QuantisedLinear(nn.Module):
         """The same through a rectifier."""
         result: Tensor = torch.ops.quantized.linear_relu_dynamic(x, self.packed, self.reduce_range)
         return result
+
+
+@contextmanager
+def _engine(name: str) -> Iterator[None]:
+    """Weights that are packed in it stay with this engine."""
+    usual = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = usual
 
 
 def _has_vnni() -> bool:

@@ -69,7 +69,7 @@ def check_libraries() -> None:
         )
 
 
-def stand_back() -> None:
+def stand_back(least: int = BACKGROUND_NICENESS) -> None:
     """Let the threads that answer clients go before this one, and before those that it will start.
 
     On busy cores the event loop would otherwise wait for its turn as long as any worker does. Niceness is each
@@ -77,5 +77,12 @@ def stand_back() -> None:
     """
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox may forbid it
-            own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(own, BACKGROUND_NICENESS))
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(niceness(), least))
+
+
+def niceness() -> int:
+    """How far this thread stands back."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    return 0

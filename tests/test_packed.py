@@ -6,10 +6,13 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ import torch
 from checkpoints import speech_like
 from padded import padded_scores
 
+from sensevoice import kernels
 from sensevoice.checkpoint import Checkpoint
 from sensevoice.graphs import GRAPH_LONGEST, GRAPH_ROWS, GraphCache, graph_sized
 from sensevoice.kernels import PlainKernels
@@ -24,8 +28,25 @@ from sensevoice.network import sinusoids
 from sensevoice.packed import Attend, Attention, PackedNetwork, padded_attention
 from sensevoice.packing import PackedBatch, Packing, fill, new_batch, on_host, row_count
 from sensevoice.precision import QuantisedLinear
-from sensevoice.processor import CANDIDATES, RefinedHead, add_filtered
-from sensevoice.runners import GPU_BATCH_FRAMES, PackedRunner, ProcessorRunner, Utterance
+from sensevoice.processor import (
+    CANDIDATES,
+    GROUP,
+    RefinedHead,
+    ReorderedLinear,
+    add_filtered,
+    best_tokens,
+    in_groups,
+    likeliest,
+)
+from sensevoice.runners import (
+    GPU_BATCH_FRAMES,
+    PackedRunner,
+    ProcessorRunner,
+    Utterance,
+    halved,
+    two_workers,
+)
+from sensevoice.runtime import niceness, stand_back
 from sensevoice.scheduler import GPU_BATCH_S
 from sensevoice.scores import FrameScores, Query
 
@@ -105,6 +126,106 @@ def test_shifted_sums_are_a_convolution(rows: int) -> None:
     add_filtered(total, values, taps)
     wanted = torch.nn.functional.conv1d(values.t()[None], taps.t()[:, None], padding=5, groups=8)[0].t()
     torch.testing.assert_close(total, 1 + wanted)
+
+
+@torch.inference_mode()
+def test_the_likeliest_tokens_are_those_of_a_search_through_all_logits() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(40, 5 * GROUP)
+    logits[:, -30:] = -torch.inf
+    assert torch.equal(likeliest(logits, 12), logits.topk(12).indices)
+    for found, wanted in zip(best_tokens(logits), kernels.best_tokens(logits), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@torch.inference_mode()
+def test_outputs_that_fill_the_last_group_change_nothing() -> None:
+    torch.manual_seed(2)
+    head, rows = torch.nn.Linear(16, GROUP + 1), torch.randn(9, 16)
+    logits = in_groups(head)(rows)
+    assert logits.shape == (9, 2 * GROUP)
+    for found, wanted in zip(best_tokens(logits), kernels.best_tokens(head(rows)), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+@torch.inference_mode()
+def test_weights_in_another_order_are_the_same_layer() -> None:
+    torch.manual_seed(4)
+    linear, x = torch.nn.Linear(48, 80), torch.randn(33, 48)
+    reordered = ReorderedLinear(linear)
+    torch.testing.assert_close(reordered(x), linear(x))
+    torch.testing.assert_close(reordered.rectified(x), linear(x).relu())
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("count", [1, 2, 3, 64])
+def test_two_halves_of_a_batch_say_what_the_batch_says(
+    small_model: Checkpoint,
+    tag_ids: np.ndarray,
+    utterances: list[Utterance],
+    queries: list[Query],
+    expected: list[FrameScores],
+    count: int,
+) -> None:
+    halves = ProcessorRunner(small_model.network, small_model.frontend, tag_ids)
+    turns = [i % len(utterances) for i in range(count)]
+    found = halves([utterances[i] for i in turns], [queries[i] for i in turns])
+    assert_equal_but_for_rounding(found, [expected[i] for i in turns])
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_workers_of_two_halves_share_the_threads_and_leave_others_theirs() -> None:
+    with two_workers(1) as pool, ThreadPoolExecutor(1) as later:
+        assert pool.submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == later.submit(torch.get_num_threads).result() == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is the whole process's elsewhere")
+@pytest.mark.usefixtures("two_threads")
+def test_who_stands_back_is_worked_for_by_threads_that_do(
+    small_model: Checkpoint, tag_ids: np.ndarray, utterances: list[Utterance]
+) -> None:
+    halves = ProcessorRunner(small_model.network, small_model.frontend, tag_ids)
+    seen: list[int] = []
+    compute = halves._compute
+
+    def watched(*batch: Any) -> list[FrameScores]:
+        seen.append(niceness())
+        return compute(*batch)
+
+    def call() -> None:
+        stand_back(7)
+        halves([utterances[0]] * 2, [Query()] * 2)
+
+    with patch.object(halves, "_compute", watched), ThreadPoolExecutor(1) as caller:
+        caller.submit(call).result()
+    assert seen == [7, 7]
+    assert niceness() < 7
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([10, 40, 30, 20], ([1, 0], [2, 3])),
+        ([5, 5], ([0], [1])),
+        ([6, 4], ([0], [1])),
+        ([7, 4], None),
+        ([9], None),
+    ],
+)
+def test_a_batch_is_halved_unless_one_half_would_take_too_long(
+    rows: list[int], parts: tuple[list[int], list[int]] | None
+) -> None:
+    assert halved(rows) == parts
 
 
 @torch.inference_mode()

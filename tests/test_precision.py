@@ -52,6 +52,12 @@ def test_a_quantised_layer_is_within_two_per_cent_of_the_float_one():
     assert (QuantisedLinear(linear)(x) - wanted).abs().mean() < 0.02 * wanted.abs().mean()
 
 
+def test_quantising_leaves_the_engine_that_others_have_chosen():
+    usual = torch.backends.quantized.engine
+    QuantisedLinear(torch.nn.Linear(8, 8))
+    assert torch.backends.quantized.engine == usual
+
+
 def texts(precision: str) -> list[str]:
     engine = TorchEngine(load_checkpoint(STARTER_DIRECTORY), "cpu", precision=precision)
     scores = engine.recognise([decode(path) for path in EXAMPLES], Query())
