@@ -3,7 +3,8 @@
 Stages: fetch and text (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads what the
 stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops),
 audio/, model/, testsets/, evaluation.md.
-Tools: tokenizer makes another one for the lines that there are; profile prints where a training step's time goes.
+Tools: tokenizer makes another one for the lines that there are; profile prints where a training step's time goes;
+average packs a model between several of one training.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from training.audio import make_audio
+from training.averaging import average_models
 from training.fetch import fetch
 from training.lines import TEXT, write_tokenizer
 from training.profiling import profile_step
@@ -40,6 +42,7 @@ STAGES: dict[str, Stage] = {
 TOOLS: dict[str, Stage] = {  # no part of "all"
     "tokenizer": lambda work, args: write_tokenizer(work, args.english_pieces),
     "profile": profile_step,
+    "average": average_models,
 }
 SECONDS = {"audio": 600.0, "train": 3_600.0, "vad": 150.0, "profile": 50.0}
 
@@ -128,6 +131,8 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--evaluate-every-s", type=float, default=120.0)
     parser.add_argument("--model", type=Path, help="another packed model to evaluate")
+    parser.add_argument("--models", type=Path, nargs="+", help="to be averaged")
+    parser.add_argument("--shares", type=float, nargs="+", help="of the models; alike unless given")
     parser.add_argument("--vad-reference", type=Path, help="a folder with the official fsmn-vad")
 
 

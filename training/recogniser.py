@@ -46,7 +46,7 @@ def train_rank(work: Path, args: argparse.Namespace, meeting: Meeting) -> None:
         for step in optimise(trainer, stock.mixer, stock.drawn, clock):
             if ranks.first and time.monotonic() - last > args.evaluate_every_s:
                 print(f"after {step} steps", flush=True)
-                report(work, work / args.name, trainer, stock, {"dev": DEV_CLIPS})
+                report(work, work / f"{args.name}-{step}", trainer, stock, {"dev": DEV_CLIPS})
                 last = time.monotonic()
         if ranks.first:
             report(work, work / args.name, trainer, stock, {"dev": None, "test": None}, examples=3)
