@@ -29,7 +29,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # each module may import those of the lines above its own, and those before it in its line
 ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
-    *("background", "audio"),
+    *("background", "batching", "audio"),
     *("features", "vad_network", "vad_decision", "vad", "vad_stream", "utterances"),
     *("scores", "network", "precision", "packing"),
     *("kernels", "triton_kernels", "packed", "processor", "graphs", "runners"),
