@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TRUTH: dict[str, dict[str, Any]] = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
 SPOKEN = [name for name, truth in TRUTH.items() if truth["text"]]
 MAX_CER = 0.30
-MAX_BYTES = 20_000_000
+MAX_BYTES = 30_000_000
 
 
 @pytest.fixture(scope="module")
