@@ -65,7 +65,7 @@ class Batcher(Generic[Item, Result]):
         """A result for each item, in order; an error of the worker is raised here."""
         if not items:
             return []
-        call = _Call[Item, Result](items)
+        call: _Call[Item, Result] = _Call(items)
         with self._lock:
             free = [index for index in range(len(self._workers)) if index not in self._working]
             is_served_here = bool(free) and not self._calls and self._is_a_batch(items)

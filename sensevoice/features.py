@@ -29,7 +29,7 @@ PRE_EMPHASIS = 0.97
 LOWEST_HZ = 20.0
 ENERGY_FLOOR = 1.1920929e-07  # float32 epsilon, as in Kaldi
 BLOCK_FRAMES = 3_000  # 30 s at a time keeps the spectra of a long recording in the processor's cache
-GPU_BLOCK_FRAMES = 24_000  # 50 MB for each step of the arithmetic
+GPU_BLOCK_FRAMES = 32_000  # 60 MB for each step of the arithmetic
 
 
 def frame_count(samples: int) -> int:

@@ -1,7 +1,7 @@
 """The whole program: decode -> find speech -> recognise -> read tags and times -> transcript.
 
-The stages run side by side, a minute of the recording at a time: text is there while later minutes are
-still being decoded, and memory holds a few minutes, however long the recording is.
+The stages run side by side, a stretch of the recording at a time: text is there while later stretches are
+still being decoded, and memory holds a few of them, however long the recording is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 from time import perf_counter
-
-import numpy as np
+from typing import NamedTuple
 
 from sensevoice.audio import MINUTE_SAMPLES, SAMPLE_RATE, AudioSource, decode_blocks
 from sensevoice.background import Background
@@ -26,31 +25,35 @@ from sensevoice.errors import AudioError
 from sensevoice.hub import find_model
 from sensevoice.options import SPOKEN_LANGUAGES, TranscribeOptions
 from sensevoice.runners import prepare
+from sensevoice.sample_buffer import Samples
 from sensevoice.scheduler import load_engine
 from sensevoice.scores import FrameScores, Query
 from sensevoice.spans import Span
 from sensevoice.transcript import Segment, Transcript, make_segment, make_transcript
-from sensevoice.utterances import Samples, Utterance, UtteranceCutter
+from sensevoice.utterances import Utterance, UtteranceCutter
 from sensevoice.vad import VoiceActivityDetector, gaps_between
 
-# a minute of the recording is the grain of the work: what lies between two reports of progress
-MINUTES_AHEAD = 2  # decoded before they are listened to
+# A stretch of the recording is the grain of the work: what lies between two reports of progress. The first is a
+# minute, so that text comes early, and each is twice as long as the one before, up to so many minutes. A GPU needs
+# hardly longer for four than for one, and its launches then disturb the decoder less often.
+CPU_MINUTES, GPU_MINUTES = 1, 4
+STRETCHES_AHEAD = 2  # decoded before they are listened to
 CPU_WORKERS = 2  # while one reads its scores, the other's network runs
-GPU_WORKERS = 16  # minutes that wait together make up a GPU's batches
+GPU_WORKERS = 6  # stretches that wait together make up a GPU's batches
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far one transcription has come; `segments` are those finished so far."""
 
-    stage: str  # "recognise" at the start and after each minute of the recording, then "done"
+    stage: str  # "recognise" at the start and after each stretch of the recording, then "done"
     done_s: float  # up to here the recording has been transcribed
     total_s: float  # by its header until it is "done", and 0.0 if that says nothing
     segments: tuple[Segment, ...] = ()
 
 
 ProgressCallback = Callable[[Progress], None]
-StageObserver = Callable[[str, float], None]  # "decode" or "vad", and the seconds that a minute took
+StageObserver = Callable[[str, float], None]  # "decode" or "vad", and the seconds that a stretch took
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class Transcriber:
     ) -> Transcript:
         """Turn one recording into a tagged transcript.
 
-        `on_progress` is called in this thread, at the start and after each minute of the recording; an
-        exception that it raises ends the work. Raises AudioError if the recording cannot be used.
+        `on_progress` is called in this thread, at the start and after each minute of the recording (on a GPU,
+        up to four); an exception that it raises ends the work. Raises AudioError if the recording cannot be used.
         """
         options, report = options or TranscribeOptions(), on_progress or _ignore
         report(Progress("recognise", 0.0, 0.0))
@@ -132,7 +135,7 @@ class Transcriber:
     def transcribe_stream(
         self, source: AudioSource, options: TranscribeOptions | None = None
     ) -> Iterator[Segment]:
-        """The segments of one recording in order of time, each as soon as its minute is recognised.
+        """The segments of one recording in order of time, each as soon as its stretch is recognised.
 
         Closing the iterator ends the work. Raises what `transcribe` does, after the segments before the fault.
         """
@@ -147,18 +150,14 @@ class Transcriber:
         """
         cutter, length = UtteranceCutter(self.vad, options), _Length()
         blocks = decode_blocks(source, max_duration_s=options.max_duration_s, on_length=length.expect)
-        with closing(_timed(_minutes(blocks), self.observe)) as minutes:
-            first = next(minutes)
-            with Background(threads=not _is_last(first)) as background:
-                decoded = background.ahead(chain([first], minutes), MINUTES_AHEAD)
+        is_cpu = self.engine.device == "cpu"
+        minutes, workers = (CPU_MINUTES, CPU_WORKERS) if is_cpu else (GPU_MINUTES, GPU_WORKERS)
+        with closing(_timed(_grouped(blocks, minutes), self.observe)) as sounds:
+            first = next(sounds)
+            with Background(threads=not first.is_last) as background:
+                decoded = background.ahead(chain([first], sounds), STRETCHES_AHEAD)
                 stretches = _find_speech(decoded, cutter, length, self.observe)
-                yield from background.map(
-                    partial(self._recognised, options=options), stretches, self._workers
-                )
-
-    @property
-    def _workers(self) -> int:
-        return CPU_WORKERS if self.engine.device == "cpu" else GPU_WORKERS
+                yield from background.map(partial(self._recognised, options=options), stretches, workers)
 
     def _recognised(self, stretch: _Stretch, options: TranscribeOptions) -> _Stretch:
         return replace(stretch, segments=self.recognise(stretch.utterances, options))
@@ -216,9 +215,16 @@ class Transcriber:
         )
 
 
+class _Sound(NamedTuple):
+    """The samples of a stretch, [n] each; perhaps none in the last."""
+
+    blocks: Sequence[Samples]
+    is_last: bool
+
+
 @dataclass(frozen=True)
 class _Stretch:
-    """About a minute: the utterances that have ended by `end_s`, and had not in the stretch before."""
+    """The utterances that have ended by `end_s`, and had not in the stretch before."""
 
     utterances: Sequence[Utterance]
     end_s: float
@@ -235,44 +241,36 @@ class _Length:
         self.expected_s = seconds
 
 
-def _minutes(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """The blocks joined to a minute or a little more; a last one, shorter and perhaps empty, ends them."""
-    held, samples = list[Samples](), 0
+def _grouped(blocks: Iterable[Samples], most_minutes: int) -> Iterator[_Sound]:
+    """A minute of blocks or a little more, then two, then four, up to `most_minutes`; then the rest."""
+    held, samples, minutes = list[Samples](), 0, 1
     try:
         for block in blocks:
             held.append(block)
             samples += len(block)
-            if samples >= MINUTE_SAMPLES:
-                yield _joined(held)
-                held, samples = [], 0
+            if samples >= minutes * MINUTE_SAMPLES:
+                yield _Sound(held, is_last=False)
+                held, samples, minutes = [], 0, min(2 * minutes, most_minutes)
     except AudioError:  # what came before the fault is good
-        yield _joined(held)
+        yield _Sound(held, is_last=True)
         raise
-    yield _joined(held)
+    yield _Sound(held, is_last=True)
 
 
-def _joined(blocks: Sequence[Samples]) -> Samples:
-    return blocks[0] if len(blocks) == 1 else np.concatenate([np.empty(0, np.float32), *blocks])
-
-
-def _is_last(minute: Samples) -> bool:
-    return len(minute) < MINUTE_SAMPLES
-
-
-def _timed(minutes: Iterator[Samples], observe: StageObserver) -> Generator[Samples, None, None]:
+def _timed(sounds: Iterator[_Sound], observe: StageObserver) -> Generator[_Sound, None, None]:
     start = perf_counter()
-    for samples in minutes:
+    for sound in sounds:
         observe("decode", perf_counter() - start)
-        yield samples
+        yield sound
         start = perf_counter()
 
 
 def _find_speech(
-    minutes: Iterable[Samples], cutter: UtteranceCutter, length: _Length, observe: StageObserver
+    sounds: Iterable[_Sound], cutter: UtteranceCutter, length: _Length, observe: StageObserver
 ) -> Iterator[_Stretch]:
-    for samples in minutes:
+    for sound in sounds:
         start = perf_counter()
-        utterances = cutter.finish(samples) if _is_last(samples) else cutter.add(samples)
+        utterances = cutter.finish(*sound.blocks) if sound.is_last else cutter.add(*sound.blocks)
         observe("vad", perf_counter() - start)
         end_s = cutter.received / SAMPLE_RATE
         yield _Stretch(utterances, end_s, max(length.expected_s, end_s) if length.expected_s else 0.0)

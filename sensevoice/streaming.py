@@ -20,8 +20,9 @@ from sensevoice.audio import SAMPLE_RATE
 from sensevoice.errors import AudioTooLongError
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
+from sensevoice.sample_buffer import Samples
 from sensevoice.transcript import Segment
-from sensevoice.utterances import Samples, Utterance, UtteranceCutter
+from sensevoice.utterances import Utterance, UtteranceCutter
 
 PIECE_SAMPLES = SAMPLE_RATE  # what is worked on at a time, however much is added at once
 DRAFT_EVERY_MS = 400
@@ -75,7 +76,8 @@ class StreamingTranscriber:
             raise AudioTooLongError("the recording", limit_s)
         finalised: list[Segment] = []
         for first in range(0, len(samples), PIECE_SAMPLES):
-            finalised += self._recognise(self._cutter.add(samples[first : first + PIECE_SAMPLES]))
+            piece = samples[first : first + PIECE_SAMPLES].copy()  # the caller may write to his own again
+            finalised += self._recognise(self._cutter.add(piece))
         return Update(tuple(finalised), self._draft() if draft else None)
 
     def finish(self) -> tuple[Segment, ...]:

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from sensevoice.options import TranscribeOptions
-from sensevoice.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
+from sensevoice.sample_buffer import SampleBuffer, Samples
+from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.vad import VoiceActivityDetector
-from sensevoice.vad_stream import NOTHING, FixedCuts, LiveDetector, SpanFinder
-
-Samples = npt.NDArray[np.float32]
-
-LEAST_CAPACITY = 4 * SAMPLE_RATE
+from sensevoice.vad_stream import FixedCuts, LiveDetector, SpanFinder
 
 
 class Utterance(NamedTuple):
@@ -26,7 +20,10 @@ class Utterance(NamedTuple):
 
 
 class UtteranceCutter:
-    """Cuts one recording, in one thread; it holds the samples that an utterance may still need, and no others."""
+    """Cuts one recording, in one thread; it holds the blocks that an utterance may still need, and no others.
+
+    Blocks are kept as they are, and utterances are parts of them: they are not to be written to.
+    """
 
     def __init__(self, vad: VoiceActivityDetector, options: TranscribeOptions) -> None:
         """With VAD, the spans where somebody speaks; else everything, in pieces of the longest length."""
@@ -57,17 +54,17 @@ class UtteranceCutter:
         """Where the utterance begins that is still open; None if there is none."""
         return self._finder.open_since_ms
 
-    def add(self, samples: Samples) -> list[Utterance]:
-        """The utterances that are now complete, given the samples that follow, [n]."""
-        self._buffer.append(samples)
-        utterances = self._cut(self._finder.add(samples))
+    def add(self, *blocks: Samples) -> list[Utterance]:
+        """The utterances that are now complete, given the samples that follow, [n] each."""
+        self._buffer.append(*blocks)
+        utterances = self._cut(self._finder.add(*blocks))
         self._buffer.drop_before(self._finder.earliest_ms * SAMPLES_PER_MS)
         return utterances
 
-    def finish(self, samples: Samples = NOTHING) -> list[Utterance]:
-        """The rest, given the last samples of the recording, [n]."""
-        self._buffer.append(samples)
-        return self._cut(self._finder.finish(samples))
+    def finish(self, *blocks: Samples) -> list[Utterance]:
+        """The rest, given the last samples of the recording, [n] each."""
+        self._buffer.append(*blocks)
+        return self._cut(self._finder.finish(*blocks))
 
     def open_utterance(self, since_ms: int) -> Utterance:
         """Everything from `since_ms` on, as far as it has come."""
@@ -79,37 +76,3 @@ class UtteranceCutter:
             Utterance(span, self._buffer.cut(span.start_ms * SAMPLES_PER_MS, span.end_ms * SAMPLES_PER_MS))
             for span in spans
         ]
-
-
-class SampleBuffer:
-    """The last samples of an endless recording, addressed by their place in all of it."""
-
-    def __init__(self) -> None:
-        self.start = self.end = 0  # what is held: [start, end)
-        self._samples = np.empty(LEAST_CAPACITY, np.float32)
-        self._origin = 0  # the place of _samples[0]
-
-    def append(self, samples: Samples) -> None:
-        """Add the samples that follow, [n]."""
-        if self.end - self._origin + len(samples) > len(self._samples):
-            self._move(self.end - self.start + len(samples))
-        at = self.end - self._origin
-        self._samples[at : at + len(samples)] = samples
-        self.end += len(samples)
-
-    def cut(self, start: int, end: int) -> Samples:
-        """A copy of the samples [start, end), as far as they have come."""
-        if start < self.start:
-            raise IndexError(f"sample {start} was dropped: {self.start} is the first that is held")
-        held: Samples = self._samples[start - self._origin : min(end, self.end) - self._origin].copy()
-        return held
-
-    def drop_before(self, start: int) -> None:
-        """Forget what lies before this place."""
-        self.start = min(max(start, self.start), self.end)
-
-    def _move(self, needed: int) -> None:
-        """To an array of twice what is needed: moves are rare, and a long segment's room is given back."""
-        samples = np.empty(max(LEAST_CAPACITY, 2 * needed), np.float32)
-        samples[: self.end - self.start] = self.cut(self.start, self.end)
-        self._samples, self._origin = samples, self.start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,9 +22,9 @@ from sensevoice.options import VadOptions
 from sensevoice.spans import Span
 from sensevoice.vad_decision import NOISE_FRAMES, VadState, needs_decibels
 from sensevoice.vad_network import FsmnEncoder
+from sensevoice.vad_scoring import GPU_BATCH_FRAMES, FrameScorer
 
 BLOCK_FRAMES = 500  # 5 s at a time keeps the activations in the processor's cache
-GPU_BLOCK_FRAMES = 48_000  # 8 min at a time: launches cost little beside the work, activations 50 MB each
 
 # FunASR reads a recording in such chunks, and adapts its patience at each
 CHUNK_MS = 60_000
@@ -50,6 +50,10 @@ class VoiceActivityDetector:
     frontend: Frontend
     silence_ids: tuple[int, ...] = (0,)  # the classes that are silence
     noise_frames: int = NOISE_FRAMES
+    scorer: FrameScorer = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", FrameScorer(self.encoder, self.frontend, self.silence_ids))
 
     @classmethod
     def load(cls, directory: Path, device: torch.device | str = "cpu") -> VoiceActivityDetector:
@@ -77,7 +81,7 @@ class VoiceActivityDetector:
     @property
     def block_frames(self) -> int:
         """How many frames are best scored at a time."""
-        return BLOCK_FRAMES if self.device.type == "cpu" else GPU_BLOCK_FRAMES
+        return BLOCK_FRAMES if self.device.type == "cpu" else GPU_BATCH_FRAMES
 
     def to(self, device: torch.device | str) -> VoiceActivityDetector:
         """Itself if it is there, else a copy; always in float32, to decide as on a processor."""
@@ -111,21 +115,9 @@ class VoiceActivityDetector:
         memories: list[Tensor] | None = None
         scores = [torch.empty(0, dtype=torch.float64, device=self.device)]
         for features in self._feature_blocks(samples, block_frames or self.block_frames):
-            silence, memories = self._score(features, memories)
-            scores.append(silence)
+            silence, memories = self.scorer.silence(features[None], memories)
+            scores.append(silence[0])
         return torch.cat(scores).cpu().numpy()
-
-    @torch.inference_mode()
-    def score(
-        self, features: Tensor, memories: list[Tensor] | None
-    ) -> tuple[npt.NDArray[np.float64], list[Tensor]]:
-        """[T, features] and the memories of the block before -> P(silence), [T], and the new memories."""
-        silence, memories = self._score(features, memories)
-        return silence.cpu().numpy(), memories
-
-    def _score(self, features: Tensor, memories: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-        logits, memories = self.encoder(features[None], memories)
-        return logits[0].softmax(-1)[:, self.silence_ids].double().sum(-1), memories
 
     def _feature_blocks(self, samples: npt.NDArray[np.float32], block_frames: int) -> Iterator[Tensor]:
         """[about block_frames, features] each, as if cut from the features of the whole recording."""
@@ -134,15 +126,8 @@ class VoiceActivityDetector:
         for first, stop in even_blocks(frames, block_frames):
             start, end = max(0, first - context), min(frames, stop + context)
             block = samples[start * HOP : (end - 1) * HOP + WINDOW]
-            features = self.frontend(self.upload(block))
+            features = self.frontend(self.scorer.upload([block]))
             yield features[first - start : stop - start]
-
-    def upload(self, block: npt.NDArray[np.float32]) -> Tensor:
-        """[n] samples to where frames are scored; the host does not wait."""
-        samples = torch.tensor(block, dtype=torch.float32)
-        if self.device.type == "cuda":
-            samples = samples.pin_memory()
-        return samples.to(self.device, non_blocking=True)
 
     def _decide(
         self,

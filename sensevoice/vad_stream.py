@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from sensevoice.features import HOP, WINDOW, frame_count
 from sensevoice.options import VadOptions
+from sensevoice.sample_buffer import SampleBuffer, Samples
 from sensevoice.spans import SAMPLES_PER_MS, Span
 from sensevoice.vad import (
     CHUNK_FRAMES,
@@ -29,11 +29,7 @@ from sensevoice.vad import (
     merge_spans,
 )
 from sensevoice.vad_decision import VadState, needs_decibels
-
-Samples = npt.NDArray[np.float32]
-
-NOTHING: Samples = np.empty(0, np.float32)
-LEAST_FRAMES = 10  # fewer than 7 rows are multiplied in another order, and round otherwise
+from sensevoice.vad_scoring import LEAST_FRAMES, Block
 
 
 class SpanFinder(Protocol):
@@ -51,11 +47,11 @@ class SpanFinder(Protocol):
     def earliest_ms(self) -> int:
         """No span that is still to come begins before this."""
 
-    def add(self, samples: Samples) -> list[Span]:
-        """The spans that are now known to be complete, given the samples that follow, [n]."""
+    def add(self, *blocks: Samples) -> list[Span]:
+        """The spans that are now known to be complete, given the samples that follow, [n] each."""
 
-    def finish(self, samples: Samples = NOTHING) -> list[Span]:
-        """The rest, given the last samples of the recording, [n]."""
+    def finish(self, *blocks: Samples) -> list[Span]:
+        """The rest, given the last samples of the recording, [n] each."""
 
 
 class FixedCuts:
@@ -81,14 +77,14 @@ class FixedCuts:
         """Where the present piece begins."""
         return self._start_ms
 
-    def add(self, samples: Samples) -> list[Span]:
+    def add(self, *blocks: Samples) -> list[Span]:
         """The pieces that are now full."""
-        self._received += len(samples)
+        self._received += sum(map(len, blocks))
         return [self._cut(self._length_ms) for _ in range(self._open_ms() // self._length_ms)]
 
-    def finish(self, samples: Samples = NOTHING) -> list[Span]:
+    def finish(self, *blocks: Samples) -> list[Span]:
         """The last pieces, of which the very last may be shorter."""
-        pieces = self.add(samples)
+        pieces = self.add(*blocks)
         self._received += -self._received % SAMPLES_PER_MS
         return [*pieces, self._cut(self._open_ms())] if self._open_ms() else pieces
 
@@ -128,14 +124,14 @@ class LiveDetector:
         """No span that is still to come begins before this."""
         return self._waiting[0].start_ms if self._waiting else self._state.earliest_ms
 
-    def add(self, samples: Samples) -> list[Span]:
-        """The spans that are now known to be complete, given the samples that follow, [n]."""
-        self._scorer.add(samples)
+    def add(self, *blocks: Samples) -> list[Span]:
+        """The spans that are now known to be complete, given the samples that follow, [n] each."""
+        self._scorer.add(*blocks)
         return self._settled(self._decide(self._scorer.complete_frames))
 
-    def finish(self, samples: Samples = NOTHING) -> list[Span]:
-        """The rest, given the last samples of the recording, [n]."""
-        self._scorer.add(samples)
+    def finish(self, *blocks: Samples) -> list[Span]:
+        """The rest, given the last samples of the recording, [n] each."""
+        self._scorer.add(*blocks)
         spans = self._decide(self._scorer.frames) + self._state.finish()
         return self._joined(spans)
 
@@ -190,14 +186,17 @@ class LiveScorer:
     """The probability of silence in each frame, as `VoiceActivityDetector.silence_probabilities` has it."""
 
     def __init__(self, vad: VoiceActivityDetector) -> None:
-        self._vad = vad
+        self._scorer = vad.scorer
         self._context = vad.frontend.lfr_m // 2
         self.block_frames = vad.block_frames
         self._memories: list[Tensor] | None = None
-        self._tail: Samples = np.empty(0, np.float32)  # the samples from frame `_tail_frame` on
-        self._tail_frame = 0
-        self.received = 0  # samples
+        self._buffer = SampleBuffer()
         self.scored = 0  # frames
+
+    @property
+    def received(self) -> int:
+        """How many samples there are."""
+        return self._buffer.end
 
     @property
     def frames(self) -> int:
@@ -209,37 +208,29 @@ class LiveScorer:
         """How many of them have their right context, so that they stay what they are."""
         return max(0, self.frames - self._context)
 
-    def add(self, samples: Samples) -> None:
-        """Take the samples that follow, [n]."""
-        self._tail = np.concatenate([self._tail, samples])
-        self.received += len(samples)
+    def add(self, *blocks: Samples) -> None:
+        """Take the samples that follow, [n] each."""
+        self._buffer.append(*blocks)
 
-    @torch.inference_mode()
     def score(self, stop: int) -> npt.NDArray[np.float64]:
         """P(silence) of the frames before `stop` that are not scored yet, [T].
 
-        Fewer than LEAST_FRAMES are for the end of the recording: nothing can be scored after them.
+        Fewer than LEAST_FRAMES, and the very last, are for the end of the recording: nothing can be scored
+        after them.
         """
-        first, frames = self.scored, stop - self.scored
-        start = max(0, first - self._context - LEAST_FRAMES)
-        block = self._window(start, min(self.frames, stop + self._context))
-        features = self._vad.frontend(self._vad.upload(block))[first - start : stop - start]
-        padding = features[-1:].expand(max(0, LEAST_FRAMES - frames), -1)
-        silence, self._memories = self._vad.score(torch.cat([features, padding]), self._memories)
+        start = max(0, self.scored - self._context - LEAST_FRAMES)
+        parts = self._buffer.parts(*_samples_of(start, min(self.frames, stop + self._context)))
+        block = Block(parts, self.scored - start, stop - start, self._memories)
+        silence, self._memories = self._scorer.score(block)
         self.scored = stop
-        self._forget(stop - self._context - LEAST_FRAMES)
-        return silence[:frames]
+        self._buffer.drop_before((stop - self._context - LEAST_FRAMES) * HOP)
+        return silence
 
     def decibels(self, first: int, stop: int) -> npt.NDArray[np.float64]:
         """The level of each of these frames."""
-        return frame_decibels(self._window(first, stop))
+        return frame_decibels(self._buffer.cut(*_samples_of(first, stop)))
 
-    def _window(self, first: int, stop: int) -> Samples:
-        start = (first - self._tail_frame) * HOP
-        return self._tail[start : (stop - 1 - self._tail_frame) * HOP + WINDOW]
 
-    def _forget(self, frame: int) -> None:
-        """Drop what lies before this frame."""
-        if frame > self._tail_frame:
-            self._tail = self._tail[(frame - self._tail_frame) * HOP :].copy()
-            self._tail_frame = frame
+def _samples_of(first: int, stop: int) -> tuple[int, int]:
+    """Where the windows of these frames begin and end."""
+    return first * HOP, (stop - 1) * HOP + WINDOW

@@ -16,11 +16,13 @@ from checkpoints import speech_like
 
 from sensevoice.checkpoint import Checkpoint, load_checkpoint
 from sensevoice.engine import TorchEngine
+from sensevoice.features import SAMPLE_RATE
 from sensevoice.options import VadOptions
 from sensevoice.runners import PackedRunner, Utterance
 from sensevoice.scheduler import BatchingEngine
 from sensevoice.scores import FrameScores, Query
 from sensevoice.vad import VoiceActivityDetector
+from sensevoice.vad_stream import LiveDetector
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
@@ -87,3 +89,22 @@ def test_speech_is_found_where_the_processor_finds_it(small_vad: Path, options: 
     spans = host.speech_spans(samples, options)
     assert len(spans) > 3
     assert gpu.speech_spans(samples, options) == spans
+
+
+def test_callers_clips_are_cut_where_the_processor_cuts_them(small_vad: Path) -> None:
+    clips = [speech_like(2.0 + 3 * (seed % 5), seed=seed, pauses=True) for seed in range(48)]
+    host, gpu = VoiceActivityDetector.load(small_vad), VoiceActivityDetector.load(small_vad, "cuda:0")
+    wanted = [LiveDetector(host, VadOptions()).finish(clip) for clip in clips]
+    with ThreadPoolExecutor(len(clips)) as pool:
+        found = list(pool.map(lambda clip: LiveDetector(gpu, VadOptions()).finish(clip), clips * 3))
+    assert found == wanted * 3
+    assert sum(map(len, wanted)) > len(clips)
+
+
+def test_a_recording_in_growing_stretches_is_cut_where_the_processor_cuts_it(small_vad: Path) -> None:
+    samples = speech_like(400.0, seed=5, pauses=True)
+    host, gpu = VoiceActivityDetector.load(small_vad), VoiceActivityDetector.load(small_vad, "cuda:0")
+    live = LiveDetector(gpu, VadOptions())
+    found = live.add(samples[: 60 * SAMPLE_RATE])
+    found += live.add(*np.array_split(samples[60 * SAMPLE_RATE : 330 * SAMPLE_RATE], 7))
+    assert found + live.finish(samples[330 * SAMPLE_RATE :]) == host.speech_spans(samples)

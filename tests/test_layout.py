@@ -30,7 +30,8 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 ORDER = (
     *("errors", "options", "typography", "tags", "strings", "spans", "runtime"),
     *("background", "batching", "audio"),
-    *("features", "vad_network", "vad_decision", "vad", "vad_stream", "utterances"),
+    *("features", "vad_network", "vad_scoring", "vad_decision", "vad"),
+    *("sample_buffer", "vad_stream", "utterances"),
     *("scores", "network", "precision", "packing"),
     *("kernels", "triton_kernels", "packed", "processor", "graphs", "runners"),
     *("hub", "checkpoint", "engine", "scheduler"),

@@ -122,6 +122,17 @@ def test_segments_are_those_that_the_vad_finds_in_the_whole_recording(
     assert heard == sorted(recording[span.start_ms * 16 : span.end_ms * 16].tobytes() for span in expected)
 
 
+def test_on_a_gpu_stretches_grow_and_the_segments_stay(deaf: Transcriber) -> None:
+    """A GPU is told by its name: the work is done here."""
+    recording = np.tile(RECORDING, 4)  # 14 min 20 s
+    engine = Deaf(deaf.engine)
+    engine.device = "cuda:0"
+    gpu = replace(deaf, engine=engine)
+    seen = reports(gpu, recording)
+    assert [one.done_s / 60 for one in seen[:-1]] == pytest.approx([0, 1, 3, 7, 11, len(recording) / 960_000])
+    assert seen[-1].segments == deaf.transcribe(recording).segments
+
+
 @pytest.mark.parametrize("samples", [1, 16_000, 16_001, 60 * 16_000, 130 * 16_000 + 7])
 def test_without_vad_nothing_is_left_out(deaf: Transcriber, samples: int) -> None:
     engine = Deaf(deaf.engine)

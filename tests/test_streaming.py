@@ -24,11 +24,12 @@ from sensevoice.errors import AudioTooLongError
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions, VadOptions
 from sensevoice.pipeline import Transcriber
+from sensevoice.sample_buffer import SampleBuffer
 from sensevoice.spans import Span
 from sensevoice.streaming import StreamingTranscriber
 from sensevoice.transcript import Segment
-from sensevoice.utterances import SampleBuffer
 from sensevoice.vad import VoiceActivityDetector, frame_decibels
+from sensevoice.vad_scoring import Block, Scored
 from sensevoice.vad_stream import FixedCuts, LiveDetector, LiveScorer
 
 Samples = npt.NDArray[np.float32]
@@ -297,10 +298,14 @@ def test_an_hour_is_held_in_the_memory_of_half_a_minute(small: Transcriber) -> N
             assert stream.held_samples <= 0.55 * SECOND  # the VAD's look-back
     assert stream.duration_s == 3600
     assert most <= (30 + 1.5) * SECOND
-    assert stream._cutter._buffer._samples.nbytes <= 2 * 4 * 33 * SECOND
-    assert stream._cutter._finder._scorer._tail.nbytes < 4 * SECOND  # type: ignore[attr-defined]
+    assert bytes_in(stream._cutter._buffer) <= 4 * 33 * SECOND
+    assert bytes_in(stream._cutter._finder._scorer._buffer) <= 4 * 2 * SECOND  # type: ignore[attr-defined]
     assert segments == pytest.approx(10 * (20 + 20 + 6), abs=20)
     assert max(asked) <= 30.1 * SECOND
+
+
+def bytes_in(buffer: SampleBuffer) -> int:
+    return sum(block.nbytes if block.base is None else block.base.nbytes for block in buffer._blocks)
 
 
 class _LoudnessVad:
@@ -308,18 +313,18 @@ class _LoudnessVad:
 
     noise_frames, lfr_m, block_frames = 100, 5, 500
 
-    def upload(self, samples: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(samples)
-
     @property
     def frontend(self) -> Any:
         return self
 
-    def __call__(self, samples: torch.Tensor) -> torch.Tensor:
-        return samples.unfold(-1, 400, 160)[..., ::40].square().mean(-1, keepdim=True)
+    @property
+    def scorer(self) -> Any:
+        return self
 
-    def score(self, features: torch.Tensor, _: None) -> tuple[npt.NDArray[np.float64], None]:
-        return (features[:, 0] < 1e-5).double().numpy(), None
+    def score(self, block: Block) -> Scored:
+        windows = torch.from_numpy(np.concatenate(block.parts)).unfold(-1, 400, 160)[..., ::40]
+        loudness = windows.square().mean(-1)[block.first : block.stop]
+        return Scored((loudness < 1e-5).double().numpy(), None)
 
 
 class _Mute:
@@ -370,6 +375,24 @@ def test_the_buffer_gives_back_what_it_was_given(steps: list[tuple[int, int]]) -
         assert buffer.end == len(everything)
         assert buffer.end - buffer.start <= sum(size for size, _ in steps)
         np.testing.assert_array_equal(buffer.cut(buffer.start, buffer.end + 5), everything[buffer.start :])
+
+
+def test_what_lies_in_one_block_is_cut_without_a_copy() -> None:
+    buffer, blocks = SampleBuffer(), [np.arange(100, dtype=np.float32) + 100 * i for i in range(3)]
+    buffer.append(*blocks)
+    assert buffer.cut(110, 190).base is blocks[1]
+    assert np.array_equal(buffer.cut(90, 210), np.arange(90, 210))
+    assert [len(part) for part in buffer.parts(90, 210)] == [10, 100, 10]
+
+
+def test_what_the_caller_writes_into_his_array_afterwards_is_not_heard(small: Transcriber) -> None:
+    options, block = TranscribeOptions(), np.empty(1_600, np.float32)
+    stream, found = StreamingTranscriber(small, options), []
+    for samples in even(RECORDING, 1_600):
+        block[: len(samples)] = samples
+        found += stream.add(block[: len(samples)], draft=False).finalised
+        block[:] = 0
+    assert_same([*found, *stream.finish()], offline_segments(small, options))
 
 
 def test_what_was_dropped_cannot_be_had() -> None:

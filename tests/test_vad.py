@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +28,13 @@ from checkpoints import make_vad, speech_like
 
 from sensevoice.audio import decode
 from sensevoice.errors import ModelFileError, OptionError
+from sensevoice.features import frame_count
 from sensevoice.options import VadOptions
 from sensevoice.spans import Span
 from sensevoice.vad import BLOCK_FRAMES, VoiceActivityDetector, frame_decibels, gaps_between, merge_spans
 from sensevoice.vad_decision import VadState, needs_decibels, scheduled_silence_ms
 from sensevoice.vad_network import FsmnEncoder
+from sensevoice.vad_scoring import GPU_BATCH_FRAMES, Block, FrameScorer, together
 
 Samples = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -320,6 +323,55 @@ def test_no_block_of_a_long_recording_is_larger_than_the_limit(detector: VoiceAc
     sizes = [len(block) for block in detector._feature_blocks(np.zeros(MINUTE, np.float32), BLOCK_FRAMES)]
     assert max(sizes) <= BLOCK_FRAMES
     assert sum(sizes) == 5998
+
+
+LENGTHS = (400, 1_599, 16_000, 16_001, 37_777, 160_000, 160_000, 79_999)
+
+
+def clip_blocks(lengths: Sequence[int]) -> list[Block]:
+    recording = random_recording(np.random.default_rng(1), max(lengths), [speech_like(3)])
+    cuts = [recording[:length] for length in lengths]
+    return [Block(np.array_split(clip, 3), 0, frame_count(len(clip))) for clip in cuts]
+
+
+def test_clips_side_by_side_are_scored_as_each_alone(vad_directory: Path) -> None:
+    scorer, blocks = VoiceActivityDetector.load(vad_directory).scorer, clip_blocks(LENGTHS)
+    assert len(list(together(blocks))) == 1
+    for found, block in zip(scorer.score_all(blocks), blocks, strict=True):
+        alone = scorer.score_all([block])[0].silence
+        np.testing.assert_allclose(found.silence, alone, rtol=0, atol=1e-6)
+        assert len(alone) == block.stop
+
+
+def test_a_recording_that_goes_on_is_scored_alone_beside_clips(detector: VoiceActivityDetector) -> None:
+    scorer, clips = detector.scorer, clip_blocks([16_000, 20_000])
+    recording = speech_like(4)
+    beginning = Block([recording[:32_000]], 0, 150)
+    first = scorer.score_all([clips[0], beginning, clips[1]])[1]
+    rest = Block([recording[137 * 160 :]], 13, frame_count(len(recording)) - 137, first.memories)
+    _, second = scorer.score_all([clips[0], rest])
+    found = np.concatenate([first.silence, second.silence])
+    np.testing.assert_array_equal(found, detector.silence_probabilities(recording))
+
+
+def test_a_batch_of_clips_holds_no_more_than_it_may_with_its_padding() -> None:
+    blocks = [
+        Block([np.zeros(seconds * 16_000, np.float32)], 0, 100 * seconds - 2) for seconds in (59, 1) * 9
+    ]
+    groups = list(together(blocks))
+    assert sorted(index for group in groups for index in group) == list(range(18))
+    assert [len(group) for group in groups] == [5, 5, 8]
+    assert all(len(group) * blocks[group[0]].frames <= GPU_BATCH_FRAMES for group in groups)
+
+
+def test_callers_at_the_same_time_get_what_each_gets_alone(detector: VoiceActivityDetector) -> None:
+    """Through the queue that a GPU has."""
+    scorer = FrameScorer(detector.encoder, detector.frontend, detector.silence_ids)
+    batcher, blocks = scorer.batcher(), clip_blocks(LENGTHS * 4)
+    with ThreadPoolExecutor(len(blocks)) as pool:
+        found = list(pool.map(lambda block: batcher.run([block])[0].silence, blocks))
+    for silence, block in zip(found, blocks, strict=True):
+        np.testing.assert_allclose(silence, scorer.score(block).silence, rtol=0, atol=1e-6)
 
 
 def test_threads_with_different_options_do_not_disturb_one_another(detector: VoiceActivityDetector) -> None:

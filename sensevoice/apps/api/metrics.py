@@ -42,7 +42,7 @@ class Metrics:
         Gauge(f"sensevoice_{name}", description, registry=self.registry).set_function(value)
 
     def see_stage(self, stage: str, took_s: float) -> None:
-        """To be told of every minute that was decoded or searched for speech: see `Transcriber.observe`."""
+        """To be told of every stretch that was decoded or searched for speech: see `Transcriber.observe`."""
         self.stages.labels(stage).observe(took_s)
 
     def see_batch(self, utterances: int, took_s: float) -> None:
