@@ -22,14 +22,20 @@ from training.profiling import profile_step
 from training.recogniser import train_recogniser
 from training.results import evaluate_model, write_card
 from training.testsets import make_testsets
-from training.text import make_text
+from training.text import LINES, make_text
 from training.tokens import ENGLISH_PIECES
 from training.train_vad import train_detector
 
 Stage = Callable[[Path, argparse.Namespace], object]
 STAGES: dict[str, Stage] = {
     "fetch": lambda work, args: fetch(work),
-    "text": lambda work, args: make_text(work / TEXT, seed=args.seed, english_pieces=args.english_pieces),
+    "text": lambda work, args: make_text(
+        work / TEXT,
+        seed=args.seed,
+        lines=args.lines,
+        english_pieces=args.english_pieces,
+        tokenizer=args.tokenizer,
+    ),
     "audio": make_audio,
     "train": train_recogniser,
     "vad": train_detector,
@@ -123,6 +129,8 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """The tokenizer's size, and what is measured."""
+    parser.add_argument("--lines", type=int, default=LINES, help="of text, for each language")
+    parser.add_argument("--tokenizer", type=Path, help="a SentencePiece model that the text keeps to")
     parser.add_argument(
         "--english-pieces",
         type=int,

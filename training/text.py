@@ -1,6 +1,6 @@
-"""Stage "text": 20,000 utterances a language with phonemes, and the held-out sentences.
+"""Stage "text": 80,000 utterances a language with phonemes, and the held-out sentences.
 
-    python -m training.text --out DIR [--seed 0] [--lines 20000] [--sources DIR]
+    python -m training.text --out DIR [--seed 0] [--lines 80000] [--sources DIR] [--tokenizer MODEL]
 
 writes train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model. A line is
 {"lang", "kind", "text" (with ITN), "plain" (spoken words), "phonemes"}; held-out lines have "split"
@@ -14,28 +14,35 @@ import json
 import lzma
 import random
 import re
+import shutil
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import cycle, islice
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from training import sources, tokens
+from training import sources, tokens, words
 from training.numbers import Pair
+from training.packages import fetch
 from training.phonemes import UnspeakableError, phonemise
 from training.templates import Templates
+from training.words import COARSE
 
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
 PACKAGES = Path(".carry/packages")
 HELD_OUT = Path(__file__).parent / "held_out.json"
-SHARES = {  # of a language's lines; what natural sentences cannot fill, templates do
-    "natural": {"en": 0.40, "zh": 0.28, "yue": 0.66, "ja": 0.28, "ko": 0.26},
-    "words": {"en": 0.20, "zh": 0.20, "yue": 0.0, "ja": 0.18, "ko": 0.18},
-    "numbers": dict.fromkeys(LANGUAGES, 0.09),
-    "short": dict.fromkeys(LANGUAGES, 0.04),
-    "mixed": {"en": 0.0, "zh": 0.04, "yue": 0.03, "ja": 0.0, "ko": 0.0},
+LINES = 80_000  # a language
+SHARES = {  # of a language's lines, in the order in which they are chosen; strings of words are the rest
+    "natural": {"en": 0.57, "zh": 0.54, "yue": 0.52, "ja": 0.55, "ko": 0.46},
+    "numbers": dict.fromkeys(LANGUAGES, 0.06),
+    "short": dict.fromkeys(LANGUAGES, 0.01),
+    "mixed": {"en": 0.0, "zh": 0.04, "yue": 0.04, "ja": 0.0, "ko": 0.0},
+    "template": {"en": 0.06, "zh": 0.05, "yue": 0.07, "ja": 0.08, "ko": 0.12},
 }
+SPARE = 1.4  # candidates for each line that is wanted
 SECTIONS = {"template": "everyday", "numbers": "numbers", "short": "short", "mixed": "mixed"}
 HAN_LIMIT, HANGUL_LIMIT = 3_450, 1_250
 SHINGLE, SHARED_LIMIT = 5, 0.7
@@ -43,7 +50,8 @@ SYLLABLES_PER_SECOND = {"en": 4.4, "zh": 4.6, "yue": 4.8, "ja": 7.0, "ko": 5.8}
 LONGEST_S = 9.0
 FEWEST_LETTERS = {"en": 18, "zh": 6, "yue": 6, "ja": 10, "ko": 8}  # of a natural sentence
 JOINED = 0.3  # of the template lines are two sentences
-WORDS_PER_LINE = {"en": (4, 11), "zh": (3, 8), "ja": (3, 7), "ko": (3, 8)}
+FEWEST_NEW = 0.5  # of a natural sentence's sequences are in no natural sentence before it
+WORKERS = 2
 SPACED = ("en", "ko")  # languages written with spaces and ASCII punctuation
 CLEAN = {
     "en": re.compile(r"[A-Z][A-Za-z',;\- ]+[.?!]"),
@@ -56,6 +64,7 @@ QUESTION_END = {"zh": "吗呢", "yue": "呀咩呢未", "ja": "か", "ko": "까"}
 JARGON = re.compile(
     "LibreOffice|GNOME|Basic|Calc|XML|HTML|单元格|宏|函数|参数|对话框"
     "|セル|マクロ|関数|引数|ダイアログ|셀|매크로|함수|대화 상자|인수"
+    "|[a-z][A-Z]|[A-Z]{2,}[^a-z]*[A-Z]{2,}|[A-Z]{5,}"  # names in code, and shouting
 )
 
 
@@ -75,11 +84,33 @@ class Utterance:
 
 def natural(language: str, directory: Path, rng: random.Random) -> Iterator[Pair]:
     """Clean sentences out of packages; without digits, so that written and spoken form agree."""
+    met: set[str] = set()
     for sentence in sources.natural_sentences(language, directory, rng):
         text = tidy(language, sentence)
         wanted = CLEAN[language].fullmatch(text) and len(_letters(text)) >= FEWEST_LETTERS[language]
-        if wanted and not JARGON.search(text) and not sources.COARSE.search(text.lower()):
+        if (
+            wanted
+            and not JARGON.search(text)
+            and not COARSE.search(text.lower())
+            and _is_new(language, text, met)
+        ):
             yield text, text
+
+
+def _is_new(language: str, text: str, met: set[str]) -> bool:
+    """Whether half of a sentence's sequences are not in `met`, to which they are added.
+
+    They are of three words in English, whose few letters soon make up all fives, and of five characters elsewhere.
+    """
+    sequences = _trigrams(text) if language == "en" else _shingles(_letters(text))
+    fresh = sequences - met
+    met |= fresh
+    return len(fresh) >= FEWEST_NEW * len(sequences)
+
+
+def _trigrams(text: str) -> set[str]:
+    spoken = plain("en", text).split(" ")
+    return {" ".join(spoken[i : i + 3]) for i in range(len(spoken) - 2)}
 
 
 def tidy(language: str, sentence: str) -> str:
@@ -107,18 +138,19 @@ def joined(language: str, pairs: Iterator[Pair], rng: random.Random) -> Iterator
             yield written, spoken
 
 
-def word_strings(language: str, rng: random.Random) -> Iterator[Pair]:
-    """Endless strings of words, half drawn by frequency and half in turn, so that rare ones are met.
+def word_strings(
+    language: str, vocabulary: words.Vocabulary, kept: Iterable[Utterance], rng: random.Random
+) -> Iterator[Pair]:
+    """Endless strings of words, above all of those that the utterances of `kept` seldom have.
 
     The spoken form keeps the words apart.
     """
-    vocabulary, weights = sources.words(language)
-    in_turn = cycle(rng.sample(vocabulary, len(vocabulary)))
-    while vocabulary:
-        count = rng.randint(*WORDS_PER_LINE[language])
-        chosen = [*rng.choices(vocabulary, weights, k=count // 2), *islice(in_turn, count - count // 2)]
-        rng.shuffle(chosen)
-        gap, stop = (" ", ".") if language in SPACED else ("", "。")
+    met: Counter[str] = Counter()
+    for utterance in kept:
+        met.update(utterance.plain)
+        met.update(word for word in utterance.plain.split(" ") if len(word) > 1)
+    gap, stop = (" ", ".") if language in SPACED else ("", "。")
+    for chosen in words.strings(vocabulary, met, rng):
         written = gap.join(chosen) + stop
         yield written[0].upper() + written[1:], " ".join(chosen) + stop
 
@@ -191,22 +223,21 @@ def common_characters(utterances: Iterable[Utterance], forced: str) -> set[str]:
 # Stages
 
 
-def candidates(language: str, lines: int, directory: Path, rng: random.Random) -> Iterator[Utterance]:
-    """Unphonemised utterances of every kind, a third more than wanted, each once."""
+def candidates(language: str, lines: int, directory: Path, seed: int) -> list[Utterance]:
+    """Unphonemised utterances of every kind but words, more than wanted, each once."""
+    rng = random.Random(f"{seed} {language}")
     templates = Templates(language)
     seen: set[str] = set()
-    for kind in ("natural", "words", "numbers", "short", "mixed", "template"):
-        share = SHARES[kind][language] if kind in SHARES else 1 - sum(s[language] for s in SHARES.values())
+    found: list[Utterance] = []
+    for kind, share in SHARES.items():
         if kind == "natural":
             pairs = natural(language, directory, rng)
-        elif kind == "words":
-            pairs = word_strings(language, rng)
         else:
             pairs = templates.sentences(SECTIONS[kind], rng)
             pairs = joined(language, pairs, rng) if kind == "template" else pairs
-        budget = int(lines * share * 1.4)
-        fresh = _fresh(language, kind, islice(pairs, 12 * budget), seen)
-        yield from islice(fresh, budget if kind != "template" else lines)
+        budget = int(lines * share[language] * SPARE)
+        found += islice(_fresh(language, kind, islice(pairs, 12 * budget), seen), budget)
+    return found
 
 
 def _fresh(language: str, kind: str, pairs: Iterable[Pair], seen: set[str]) -> Iterator[Utterance]:
@@ -217,21 +248,27 @@ def _fresh(language: str, kind: str, pairs: Iterable[Pair], seen: set[str]) -> I
             yield utterance
 
 
-def selected(pool: list[Utterance], lines: int, allowed: set[str], held_out: HeldOut) -> list[Utterance]:
-    """Phonemised utterances that pass every filter, each kind up to its share, templates filling up."""
-    language = pool[0].lang
-    quota = {kind: int(lines * share[language]) for kind, share in SHARES.items()}
-    kept: list[Utterance] = []
-    taken: Counter[str] = Counter()
-    for utterance in pool:
-        room = quota.get(utterance.kind, lines) - taken[utterance.kind]
-        if room <= 0 or len(kept) >= lines or not allowed.issuperset(utterance.text + utterance.plain):
-            continue
-        spoken = phonemised(utterance)
-        if spoken is not None and not held_out.overlaps(spoken.plain):
-            kept.append(spoken)
-            taken[utterance.kind] += 1
-    return kept
+def selected(
+    pool: list[Utterance], lines: int, allowed: set[str], held_out: HeldOut, seed: int
+) -> list[Utterance]:
+    """Phonemised utterances that pass every filter, each kind up to its share, strings of words filling up."""
+    language, kept = pool[0].lang, []
+    for kind, share in SHARES.items():
+        fit = _fit((u for u in pool if u.kind == kind), allowed, held_out)
+        kept += islice(fit, int(lines * share[language]))
+    rng = random.Random(f"{seed} {language} words")
+    vocabulary = words.vocabulary(language).within(allowed)
+    pairs = word_strings(language, vocabulary, kept, rng)
+    strings = _fit(_fresh(language, "words", pairs, set()), allowed, held_out)
+    return [*kept, *islice(strings, lines - len(kept))]
+
+
+def _fit(utterances: Iterable[Utterance], allowed: set[str], held_out: HeldOut) -> Iterator[Utterance]:
+    for utterance in utterances:
+        if allowed.issuperset(utterance.text + utterance.plain):
+            spoken = phonemised(utterance)
+            if spoken is not None and not held_out.overlaps(spoken.plain):
+                yield spoken
 
 
 def phonemised(utterance: Utterance) -> Utterance | None:
@@ -278,19 +315,27 @@ def make_text(
     out: Path,
     *,
     seed: int = 0,
-    lines: int = 20_000,
+    lines: int = LINES,
     packages: Path = PACKAGES,
     english_pieces: int = tokens.ENGLISH_PIECES,
+    tokenizer: Path | None = None,
 ) -> None:
-    """Write train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model to `out`."""
-    sources.fetch(packages)
+    """Write train.jsonl.xz, held_out.jsonl.xz, lexicon_counts.json and the SentencePiece model to `out`.
+
+    With `tokenizer` that model is taken, and the text is written with its characters only.
+    """
+    fetch(packages)
     held_out = HeldOut()
     held_lines = list(held_out_lines(held_out))
     forced = "".join(f"{line['text']}{line['plain']}" for line in held_lines)
-    chosen = choose(held_out, forced, seed, lines, packages)
+    allowed = tokens.characters(tokenizer) if tokenizer else None
+    chosen = choose(forced, seed, lines, packages, allowed)
     out.mkdir(parents=True, exist_ok=True)
     model = out / tokens.TOKENIZER
-    tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced], english_pieces)
+    if tokenizer:
+        shutil.copy(tokenizer, model)
+    else:
+        tokens.build(model, [*(text for u in chosen for text in (u.text, u.plain)), forced], english_pieces)
     faithful = tokens.round_trips(model)
     kept = [u for u in chosen if faithful(u.text) and faithful(u.plain)]
     write_lines(out / "train.jsonl.xz", map(asdict, kept))
@@ -300,14 +345,20 @@ def make_text(
     print(f"{report(kept)}\ndropped for not round-tripping: {len(chosen) - len(kept)}")
 
 
-def choose(held_out: HeldOut, forced: str, seed: int, lines: int, packages: Path) -> list[Utterance]:
-    """The utterances of all languages, in characters that are common among the candidates or in `forced`."""
-    pools = {
-        language: list(candidates(language, lines, packages, random.Random(f"{seed} {language}")))
-        for language in LANGUAGES
-    }
-    allowed = common_characters((utterance for pool in pools.values() for utterance in pool), forced)
-    return [utterance for pool in pools.values() for utterance in selected(pool, lines, allowed, held_out)]
+def choose(
+    forced: str, seed: int, lines: int, packages: Path, allowed: set[str] | None = None
+) -> list[Utterance]:
+    """The utterances of all languages, in characters that are `allowed`.
+
+    If None they are those in `forced` and those that are common among the candidates.
+    """
+    with ProcessPoolExecutor(WORKERS) as workers:
+        make = partial(candidates, lines=lines, directory=packages, seed=seed)
+        pools = list(workers.map(make, LANGUAGES))
+        if allowed is None:
+            allowed = common_characters((utterance for pool in pools for utterance in pool), forced)
+        select = partial(selected, lines=lines, allowed=allowed, held_out=HeldOut(), seed=seed)
+        return [utterance for kept in workers.map(select, pools) for utterance in kept]
 
 
 def main() -> None:
@@ -316,8 +367,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sources", type=Path, default=PACKAGES, help="where packages are unpacked")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lines", type=int, default=20_000, help="utterances a language")
+    parser.add_argument("--lines", type=int, default=LINES, help="utterances a language")
     parser.add_argument("--english-pieces", type=int, default=tokens.ENGLISH_PIECES)
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a SentencePiece model to be kept instead of a new one"
+    )
     args = parser.parse_args()
     make_text(
         args.out,
@@ -325,6 +379,7 @@ def main() -> None:
         lines=args.lines,
         packages=args.sources,
         english_pieces=args.english_pieces,
+        tokenizer=args.tokenizer,
     )
 
 

@@ -58,6 +58,13 @@ def round_trips(path: Path) -> Callable[[str], bool]:
     return faithful
 
 
+def characters(path: Path) -> set[str]:
+    """The characters that the model knows, and the space."""
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = (model.id_to_piece(index) for index in range(len(model)))
+    return {piece for piece in pieces if len(piece) == 1} - {SPACE} | {" "}
+
+
 def _english_pieces(lines: list[str], count: int) -> list[str]:
     """BPE pieces in the order in which they were learned."""
     model = io.BytesIO()
