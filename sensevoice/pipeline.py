@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import NamedTuple
 
@@ -40,6 +41,10 @@ CPU_MINUTES, GPU_MINUTES = 1, 4
 STRETCHES_AHEAD = 2  # decoded before they are listened to
 CPU_WORKERS = 2  # while one reads its scores, the other's network runs
 GPU_WORKERS = 6  # stretches that wait together make up a GPU's batches
+
+# Reading never leaves the interpreter, which one thread has at a time anyway. Without this lock a hundred callers whose
+# scores have come would all ask for it at once, and with them the one thread that has the GPU's next batch to prepare.
+_READING = Lock()
 
 
 @dataclass(frozen=True)
@@ -189,11 +194,12 @@ class Transcriber:
                 )
                 for i, better in zip(indices, again, strict=True):
                     scores[i] = better
-        choices = self._choices(allowed, options.ban_emo_unk)
-        return [
-            read_scores(one, self.engine.vocabulary, choices, span)
-            for one, span in zip(scores, spans, strict=False)
-        ]
+        with _READING:
+            choices = self._choices(allowed, options.ban_emo_unk)
+            return [
+                read_scores(one, self.engine.vocabulary, choices, span)
+                for one, span in zip(scores, spans, strict=False)
+            ]
 
     def _misheard(self, scores: Sequence[FrameScores], allowed: Sequence[str]) -> dict[str, list[int]]:
         """Utterances heard in a forbidden language, by the best allowed one."""
