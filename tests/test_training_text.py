@@ -109,6 +109,7 @@ def test_the_plain_form_keeps_only_spaces_beside_english_words() -> None:
 def test_sentences_get_their_languages_punctuation() -> None:
     assert tidy("zh", "你好,吃了吗") == "你好，吃了吗？"
     assert tidy("ja", "はい,そうです") == "はい、そうです。"
+    assert tidy("yue", "我已經好叻，") == "我已經好叻。"
     assert tidy("en", "It’s  late") == "It's late."
 
 

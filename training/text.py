@@ -121,8 +121,8 @@ def tidy(language: str, sentence: str) -> str:
         asks = text[-1:] in QUESTION_END.get(language, "-")
         return text if text[-1:] in ".?!" else text + ("?" if asks else ".")
     text = text.replace(" ", "").translate(str.maketrans(",.?!", "，。？！"))
-    text = text.replace("，", "、") if language == "ja" else text
-    if text and text[-1] not in "。？！，、":
+    text = (text.replace("，", "、") if language == "ja" else text).rstrip("，、")
+    if text and text[-1] not in "。？！":
         text += "？" if text[-1] in QUESTION_END[language] else "。"
     return text
 

@@ -24,7 +24,7 @@ WORD = {
 }
 COARSE = re.compile(
     r"fuck|shit|boob|nazi|nude|naked|horny|hitler|bitch|cunt|nigg|porn|sex|rape|slut|whore|twat|dick$|cock|pussy|www|http|^(rt|lol|cc|th|st|nd|rd|ii|iii)$"
-    r"|操你|屌|強姦|做愛|自殺|他妈|色情|性交|强奸|鸡巴|妓|セックス|エロ|섹스|씨발|새끼|강간|좆|병신|戇鳩|撚|閪|柒|仆街"
+    r"|操你|屌|強姦|做愛|自殺|他妈|色情|性交|强奸|鸡巴|妓|セックス|エロ|섹스|씨발|새끼|강간|좆|병신|창녀|戇鳩|撚|閪|柒|仆街"
 )
 FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
 LENGTHS = (2, 9)  # words of a string
@@ -47,9 +47,12 @@ class Vocabulary:
 
 
 def vocabulary(language: str) -> Vocabulary:
-    """The words of wordfreq and of other lists (zh, yue); in English those whose sound is not guesswork."""
+    """The words of wordfreq and of other lists (zh, yue); in English those whose sound is not guesswork.
+
+    Lists have characters of other languages, too; so what is not in use is taken in words only.
+    """
     common = _fit(language, _in_use() if language == "yue" else _frequent(language))
-    listed = _fit(language, _listed(language))
+    listed = [word for word in _fit(language, _listed(language)) if len(word) > 1]
     return Vocabulary(tuple(dict.fromkeys((*common, *listed))), len(common))
 
 
