@@ -132,7 +132,7 @@ def decode_blocks(
     for block in blocks:
         heard += len(block)
         length.check(heard / SAMPLE_RATE)
-        yield _clean(block)
+        yield block
     if not heard:
         raise EmptyAudioError(name)
 
@@ -149,7 +149,7 @@ def decode_pcm(chunks: Iterable[bytes], rate: int = SAMPLE_RATE, channels: int =
     if rate == SAMPLE_RATE:
         yield from blocks
     else:
-        yield from map(_clean, _resampled((_frame(block, rate) for block in blocks), name, live=True))
+        yield from _resampled((_frame(block, rate) for block in blocks), name, live=True)
 
 
 def _whole_samples(
@@ -221,8 +221,10 @@ def _array_blocks(
     length.check(len(samples) / rate)
     length.tell(len(samples) / rate)
     step = MINUTE_SAMPLES if rate == SAMPLE_RATE else BLOCK_SAMPLES
-    mono = (_mono(samples[i : i + step], scale) for i in range(0, len(samples), step))
-    return mono if rate == SAMPLE_RATE else _resampled((_frame(block, rate) for block in mono), length.name)
+    parts = (samples[i : i + step] for i in range(0, len(samples), step))
+    if rate == SAMPLE_RATE:
+        return (_clean_mono(part, scale) for part in parts)
+    return _resampled((_frame(_mono(part, scale), rate) for part in parts), length.name)
 
 
 def _full_scale(dtype: np.dtype[Any], name: str) -> float:
@@ -243,6 +245,11 @@ def _mono(samples: npt.NDArray[Any], scale: float) -> Samples:
         return values.reshape(-1)
     mono: Samples = values.mean(axis=1, dtype=np.float32)
     return mono
+
+
+def _clean_mono(samples: npt.NDArray[Any], scale: float) -> Samples:
+    mono = _mono(samples, scale)
+    return _clean(mono) if samples.dtype.kind == "f" else mono  # integers cannot be out of bounds
 
 
 def _frame(block: Samples, rate: int) -> AudioFrame:
@@ -515,7 +522,7 @@ def _wav_blocks(file: BinaryIO, data: _WavData, dtype: np.dtype[Any], name: str)
     """The samples as they are in the file; in FFmpeg's packets they would cost ten times as much."""
     scale = _full_scale(dtype, name)
     for samples in _whole_samples(_bytes_of(file, data, name), dtype, 1):
-        yield _mono(samples, scale)
+        yield _clean_mono(samples, scale)
 
 
 def _bytes_of(file: BinaryIO, data: _WavData, name: str) -> Iterator[bytes]:
@@ -598,7 +605,7 @@ class _MonoGraph:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             assert isinstance(frame, AudioFrame)
-            yield np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples)
+            yield _clean(np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples))
 
     def finish(self) -> Iterator[Samples]:
         self.source.push(None)

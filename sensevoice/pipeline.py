@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -69,6 +69,9 @@ class Transcriber:
     vad: VoiceActivityDetector
     starter_reason: str = ""  # why the starter is used although nobody asked for it
     observe: StageObserver = lambda *_: None  # may be called from several threads
+    _chosen: dict[tuple[tuple[str, ...], bool], TagChoices] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )  # as many as there are sets of languages, twice
 
     @classmethod
     def load(
@@ -201,7 +204,7 @@ class Transcriber:
                 for one, span in zip(scores, spans, strict=False)
             ]
 
-    def _misheard(self, scores: Sequence[FrameScores], allowed: Sequence[str]) -> dict[str, list[int]]:
+    def _misheard(self, scores: Sequence[FrameScores], allowed: tuple[str, ...]) -> dict[str, list[int]]:
         """Utterances heard in a forbidden language, by the best allowed one."""
         found: dict[str, list[int]] = {}
         choices = self._choices(allowed)
@@ -212,13 +215,16 @@ class Transcriber:
                     found.setdefault(best, []).append(index)
         return found
 
-    def _choices(self, allowed: Sequence[str], ban_emo_unk: bool = False) -> TagChoices:
-        return TagChoices.of(
-            self.engine.vocabulary,
-            allowed_languages=allowed,
-            ban_emo_unk=ban_emo_unk,
-            tags=self.engine.tags,
-        )
+    def _choices(self, allowed: tuple[str, ...], ban_emo_unk: bool = False) -> TagChoices:
+        chosen = self._chosen.get((allowed, ban_emo_unk))
+        if chosen is None:
+            chosen = self._chosen[allowed, ban_emo_unk] = TagChoices.of(
+                self.engine.vocabulary,
+                allowed_languages=allowed,
+                ban_emo_unk=ban_emo_unk,
+                tags=self.engine.tags,
+            )
+        return chosen
 
 
 class _Sound(NamedTuple):

@@ -196,20 +196,20 @@ def test_who_stands_back_is_worked_for_by_threads_that_do(
 ) -> None:
     halves = ProcessorRunner(small_model.network, small_model.frontend, tag_ids)
     seen: list[int] = []
-    compute = halves._compute
+    compute, polite = halves._compute, niceness() + 7
 
     def watched(*batch: Any) -> list[FrameScores]:
         seen.append(niceness())
         return compute(*batch)
 
     def call() -> None:
-        stand_back(7)
+        stand_back(polite)
         halves([utterances[0]] * 2, [Query()] * 2)
 
     with patch.object(halves, "_compute", watched), ThreadPoolExecutor(1) as caller:
         caller.submit(call).result()
-    assert seen == [7, 7]
-    assert niceness() < 7
+    assert seen == [polite, polite]
+    assert niceness() < polite
 
 
 @pytest.mark.parametrize(
