@@ -232,6 +232,23 @@ def test_utterances_lie_one_after_the_other_within_the_row_and_many_end_with_it(
     assert np.mean(np.array(after_s) > 0.5) > 0.1
 
 
+def test_languages_are_heard_by_their_weights_and_half_of_the_time_neutral() -> None:
+    tags = dict.fromkeys(TAGS, 1)
+    lang, emotion = (
+        kind.ravel() for kind in np.divmod(np.arange(400) % 12, 4)
+    )  # three languages, four emotions
+    catalogue = Catalogue(
+        np.full(400, 16_000), np.zeros(400, int), emotion, lang, [[5]], [[5]], [[5]], [[5]], tags, {}
+    )
+    recipe = Recipe(batch_s=60.0, nothing_share=0.0, language_weights=(1.0, 3.0, 1.0, 9.0, 9.0))
+    drawn = Planner(catalogue, recipe, seed=0)
+    heard = [drawn._kind_of_speech() for _ in range(4_000)]
+    assert np.bincount([language for language, _ in heard]) / 4_000 == pytest.approx(
+        [0.2, 0.6, 0.2], abs=0.03
+    )
+    assert np.bincount([mood for _, mood in heard]) / 4_000 == pytest.approx([0.625, *[0.125] * 3], abs=0.03)
+
+
 # --- distortions -----------------------------------------------------------------------------------
 
 SHAPE = RowShape(items=64, frames=36)

@@ -51,6 +51,8 @@ class Recipe:
     nothing_share: float = 0.03  # of items: noise or silence alone
     mixed_share: float = 0.08  # of items: speech with an event beside or under it
     auto_share: float = 0.7  # of items: the language query says auto
+    # how often each of LANGUAGES is heard: English words are the hardest to spell
+    language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class Planner:
         self.rng = np.random.default_rng(seed)
         self.pools = self._pools()
         self.lengths = {key: catalogue.length[pool] for key, pool in self.pools.items()}
-        self.keys = list(self.pools)
-        self.neutral = [key for key in self.keys if key[1] == 0] or self.keys
+        self.languages = sorted({language for language, _ in self.pools})
+        weights = np.array([recipe.language_weights[language] for language in self.languages])
+        self.language_shares = weights / weights.sum()
         self.event_names = list(catalogue.events)
         self.shapes = row_shapes(recipe.batch_s)
 
@@ -168,12 +171,17 @@ class Planner:
             return Item()
         if dice < recipe.nothing_share + recipe.event_share and self.event_names:
             return Item(event=self._event())
-        keys = self.keys if self.rng.random() < 0.5 else self.neutral
-        language, emotion = keys[self.rng.integers(len(keys))]
+        language, emotion = self._kind_of_speech()
         event = self._event() if self.event_names and self.rng.random() < recipe.mixed_share else None
         after = self._samples(0.8, min(2.5, room / SAMPLE_RATE - 1)) if event not in (None, "BGM") else 0
         pieces = self._pieces((language, emotion), room - after)
         return Item(pieces, language, emotion, event, after if pieces else 0)
+
+    def _kind_of_speech(self) -> tuple[int, int]:
+        """A language by its weight, and an emotion of those that it is spoken with: half of the time the first."""
+        language = int(self.rng.choice(self.languages, p=self.language_shares))
+        emotions = [emotion for emotion in range(len(EMOTIONS)) if (language, emotion) in self.pools]
+        return language, emotions[0 if self.rng.random() < 0.5 else int(self.rng.integers(len(emotions)))]
 
     def _event(self) -> str:
         return self.event_names[self.rng.integers(len(self.event_names))]
