@@ -1,7 +1,7 @@
 """Stage "audio": a part of the training lines is spoken until the time is up, a share of it through lossy codecs.
 
 W/audio/train.I.pt for each part I; the first one also speaks the held-out lines (W/audio/held_out.pt), and adds
-clips of espeak-ng where W/espeak is there.
+clips of espeak-ng where W/espeak is there, and recorded speech where W/recorded is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from sensevoice.spans import SAMPLE_RATE
-from training.codecs import encoder_pool, through_codecs
+from training.codecs import decoded, encoder_pool, through_codecs
 from training.espeak import VOICES, Samples, speak_all
 from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
-from training.lines import held_out_lines, training_lines
+from training.lines import RECORDED, held_out_lines, recorded_lines, tokenizer_path, training_lines
 from training.ranks import device
-from training.speech import Speech, requests_for, synthesise
+from training.speech import UNKNOWN_EMOTION, Speech, requests_for, synthesise
+from training.tokens import round_trips
 
 ESPEAK_PROCESSES = 12
 
@@ -39,6 +40,8 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
         robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
         speech = speak(work, args, began)
         speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
+    if not part:
+        speech = speech.with_clips(recorded_clips(work, args.limit), UNKNOWN_EMOTION)
     speech.save(work / "audio" / f"train.{part}.pt")
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
@@ -61,6 +64,33 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     hours = sum(len(samples) for _, samples in clips) / SAMPLE_RATE / 3600
     print(f"espeak: {len(clips)} clips, {hours:.2f} h", flush=True)
     return clips
+
+
+def recorded_clips(work: Path, limit: int | None) -> list[tuple[int, Samples]]:
+    """Recorded speech, evenly loud, as (line, [samples] int16 at 16 kHz); none if none was fetched.
+
+    Clips whose text the tokenizer does not know are left out.
+    """
+    recorded = recorded_lines(work)
+    if not recorded:
+        return []
+    sound, known = decoded(str(work / RECORDED / "speech.ogg")), round_trips(tokenizer_path(work))
+    first = len(training_lines(work, limit)) - len(recorded)
+    clips = [
+        (number, levelled(sound[line.start : line.start + line.length]))
+        for number, line in enumerate(recorded, first)
+        if known(line.text) and known(line.plain)
+    ]
+    hours = sum(len(samples) for _, samples in clips) / SAMPLE_RATE / 3600
+    print(f"recorded: {len(clips)} of {len(recorded)} clips, {hours:.2f} h", flush=True)
+    return clips
+
+
+def levelled(samples: Samples) -> Samples:
+    """The same clip with the peak that synthetic ones have."""
+    loudest = max(float(np.abs(samples.astype(np.float32)).max()), 1.0)
+    even: Samples = (samples * (0.9 * 32_767 / loudest)).astype(np.int16)
+    return even
 
 
 @torch.inference_mode()

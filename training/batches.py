@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from sensevoice.finetune.losses import NOT_GIVEN
 from sensevoice.network import query_ids
 from sensevoice.spans import SAMPLE_RATE
 from training import fused
@@ -53,6 +54,7 @@ class Recipe:
     auto_share: float = 0.7  # of items: the language query says auto
     # how often each of LANGUAGES is heard: English words are the hardest to spell
     language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
+    recorded: bool = True  # recorded speech is drawn, too: as often as one emotion of its language
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,9 @@ class Item:
     event_samples: int = 0  # at the end of the row
 
     def tags(self, use_itn: bool) -> tuple[str, str, str, str]:
-        """Language, emotion, event, normalisation."""
+        """Language, emotion, event, normalisation; an emotion that nobody knows is ""."""
         language = LANGUAGES[self.lang] if self.pieces else "nospeech"
-        emotion = EMOTIONS[self.emotion] if self.pieces else "EMO_UNKNOWN"
+        emotion = (*EMOTIONS, "")[self.emotion] if self.pieces else "EMO_UNKNOWN"
         event = self.event or ("Speech" if self.pieces else "Event_UNK")
         return language, emotion, event, "withitn" if use_itn else "woitn"
 
@@ -148,11 +150,11 @@ class Planner:
         self.shapes = row_shapes(recipe.batch_s)
 
     def _pools(self) -> dict[tuple[int, int], Array]:
-        """Utterances by (language, emotion), shortest first."""
+        """Utterances by (language, emotion), shortest first; recorded ones, whose emotion is unknown, if wanted."""
         known = self.catalogue
         pools = {}
         for language in range(len(LANGUAGES)):
-            for emotion in range(len(EMOTIONS)):
+            for emotion in range(len(EMOTIONS) + self.recipe.recorded):
                 mine = np.flatnonzero((known.lang == language) & (known.emotion == emotion))
                 pools[language, emotion] = mine[np.argsort(known.length[mine], kind="stable")]
         return {key: pool for key, pool in pools.items() if len(pool)}
@@ -180,7 +182,7 @@ class Planner:
     def _kind_of_speech(self) -> tuple[int, int]:
         """A language by its weight, and an emotion of those that it is spoken with: half of the time the first."""
         language = int(self.rng.choice(self.languages, p=self.language_shares))
-        emotions = [emotion for emotion in range(len(EMOTIONS)) if (language, emotion) in self.pools]
+        emotions = [emotion for of, emotion in self.pools if of == language]
         return language, emotions[0 if self.rng.random() < 0.5 else int(self.rng.integers(len(emotions)))]
 
     def _event(self) -> str:
@@ -250,7 +252,7 @@ class Planner:
             named = item.lang if item.pieces else self.rng.integers(len(LANGUAGES))
             asked = "auto" if self.rng.random() < self.recipe.auto_share else LANGUAGES[named]
             queries.append(query_ids(asked, use_itn))
-            tags.append([known.tag_ids[name] for name in item.tags(use_itn)])
+            tags.append([known.tag_ids[name] if name else NOT_GIVEN for name in item.tags(use_itn)])
             first = known.with_itn if use_itn else known.without_itn
             later = known.space_with_itn if use_itn else known.space_without_itn
             tokens = [
@@ -306,7 +308,7 @@ class Batch:
 
     samples: Tensor  # [batch, samples]
     queries: Tensor  # [batch, 4]
-    tags: Tensor  # [batch, 4] token ids: language, emotion, event, normalisation
+    tags: Tensor  # [batch, 4] token ids: language, emotion (or NOT_GIVEN), event, normalisation
     targets: Tensor  # [batch, tokens]
     target_lengths: Tensor  # [batch], on the host
     phonemes: Tensor  # [batch, frames, probes], IGNORED where unknown

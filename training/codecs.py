@@ -32,12 +32,13 @@ def through_codec(clip: Clip, rng: np.random.Generator) -> Clip:
     """[samples] at 16 kHz, encoded and decoded by a codec drawn at random; the same length and alignment."""
     container, codec, rate, bit_rates = CODECS[rng.integers(len(CODECS))]
     file = io.BytesIO()
-    _encode(file, clip, container, codec, rate, int(rng.choice(bit_rates)))
+    encode(file, clip, container, codec, rate, int(rng.choice(bit_rates)))
     file.seek(0)
-    return aligned(_decoded(file), clip)
+    return aligned(decoded(file), clip)
 
 
-def _encode(file: io.BytesIO, clip: Clip, container: str, codec: str, rate: int, bit_rate: int) -> None:
+def encode(file: io.BytesIO, clip: Clip, container: str, codec: str, rate: int, bit_rate: int) -> None:
+    """Write [samples] at 16 kHz as one stream."""
     with av.open(file, "w", format=container) as output:
         stream: Any = output.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = bit_rate
@@ -49,9 +50,10 @@ def _encode(file: io.BytesIO, clip: Clip, container: str, codec: str, rate: int,
         output.mux(stream.encode(None))
 
 
-def _decoded(file: io.BytesIO) -> Clip:
+def decoded(file: str | io.BytesIO, container: str | None = None) -> Clip:
+    """A recording as [samples] at 16 kHz, mono; the container is guessed if it is not said."""
     resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
-    with av.open(file) as source:
+    with av.open(file, format=container) as source:
         pieces = [p.to_ndarray()[0] for f in source.decode(audio=0) for p in resampler.resample(f)]
     pieces += [p.to_ndarray()[0] for p in resampler.resample(None)]
     return np.concatenate(pieces)

@@ -1,12 +1,14 @@
 """The text stage's lines and tokenizer, as the other stages read them; tool "tokenizer" makes another one.
 
 W/text/train.jsonl.xz and W/text/held_out.jsonl.xz hold a `Line` a row, W/text/starter.bpe.model is the tokenizer.
+W/recorded/speech.jsonl has the lines of recorded speech, if there is any, each with its place in W/recorded/speech.ogg.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,19 @@ import numpy as np
 from training.speech import Line
 from training.tokens import TOKENIZER, build
 
-TEXT = "text"
+TEXT, RECORDED = "text", "recorded"
 ORDER_SEED = 0  # stages must agree on the order of the lines
+
+
+@dataclass(frozen=True)
+class RecordedLine:
+    """What is said in a recording, in both forms, and where it lies in the sound file, in samples."""
+
+    lang: str
+    text: str
+    plain: str
+    start: int
+    length: int
 
 
 def tokenizer_path(work: Path) -> Path:
@@ -24,10 +37,22 @@ def tokenizer_path(work: Path) -> Path:
 
 
 def training_lines(work: Path, limit: int | None = None) -> list[Line]:
-    """The first so many lines, all if None, in the order that speech counts them in (`Speech.line`)."""
+    """The first so many lines, all if None, in the order that speech counts them in (`Speech.line`).
+
+    The lines of recorded speech come last; they have no phonemes, so nobody speaks them once more.
+    """
     lines = _read(work, "train")
     order = np.random.default_rng(ORDER_SEED).permutation(len(lines))
-    return [lines[i] for i in order][:limit]
+    recorded = [Line(line.lang, line.text, line.plain, "") for line in recorded_lines(work)]
+    return [lines[i] for i in order][:limit] + recorded
+
+
+def recorded_lines(work: Path) -> list[RecordedLine]:
+    """What is said in recorded speech; none if none was fetched."""
+    path = work / RECORDED / "speech.jsonl"
+    if not path.exists():
+        return []
+    return [RecordedLine(**json.loads(row)) for row in path.read_text(encoding="utf-8").splitlines()]
 
 
 def held_out_lines(work: Path, limit: int | None = None) -> list[Line]:

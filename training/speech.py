@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
 UNKNOWN_UNIT = 255
 EMOTIONS = ("NEUTRAL", "HAPPY", "SAD", "ANGRY")
+UNKNOWN_EMOTION = len(EMOTIONS)  # of recorded speech: the loss leaves its tag out
 EMOTION_SHARES = (0.52, 0.16, 0.16, 0.16)
 # energy is in the synthesiser's own logarithmic units
 PROSODIES = {
@@ -98,7 +99,7 @@ class Speech:
     start: Tensor  # first sample of each utterance
     length: Tensor  # samples
     line: Tensor  # index into the text lines
-    emotion: Tensor  # index into EMOTIONS
+    emotion: Tensor  # index into EMOTIONS, or UNKNOWN_EMOTION
     unit_start: Tensor  # first entry in `units`
     unit_count: Tensor
     units: Tensor  # phoneme symbols, uint8
@@ -112,8 +113,8 @@ class Speech:
         """Write to disk."""
         torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, path)
 
-    def with_clips(self, clips: Sequence[tuple[int, Array]]) -> Speech:
-        """Append (line, int16 samples) of another engine, whose phoneme times are unknown."""
+    def with_clips(self, clips: Sequence[tuple[int, Array]], emotion: int = 0) -> Speech:
+        """Append (line, int16 samples) from elsewhere, of one emotion, whose phoneme times are unknown."""
         if not clips:
             return self
         lengths = torch.tensor([len(samples) for _, samples in clips])
@@ -124,7 +125,7 @@ class Speech:
             start=torch.cat([self.start, len(self.audio) + lengths.cumsum(0) - lengths]),
             length=torch.cat([self.length, lengths]),
             line=torch.cat([self.line, torch.tensor([line for line, _ in clips])]),
-            emotion=torch.cat([self.emotion, 0 * ones]),
+            emotion=torch.cat([self.emotion, emotion * ones]),
             unit_start=torch.cat([self.unit_start, len(self.units) + numbers]),
             unit_count=torch.cat([self.unit_count, ones]),
             units=torch.cat([self.units, (UNKNOWN_UNIT * ones).to(torch.uint8)]),

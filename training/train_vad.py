@@ -25,7 +25,8 @@ LAG_FRAMES = 2  # the network may look this far past the frame it judges: half o
 def train_detector(work: Path, args: argparse.Namespace) -> None:
     """Train and pack the voice activity detector: W/NAME/vad."""
     torch.manual_seed(args.seed)
-    recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06)
+    # recorded speech is not silent in its pauses, which are read off its energy
+    recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06, recorded=False)
     stock = materials(work, args, recipe, args.seed + 1)
     frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)
     model = train_vad(frontend, stock.mixer, stock.drawn, seconds=args.seconds)

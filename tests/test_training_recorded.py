@@ -1,0 +1,225 @@
+"""Recorded speech for training: out of packages, into one sound file with its text, and into batches."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sensevoice.checkpoint import find_tokenizer
+from sensevoice.finetune.losses import NOT_GIVEN
+from sensevoice.hub import STARTER_DIRECTORY
+from training import audio, recorded_speech
+from training.amazon_queen import Archive, NotQueenError, is_another
+from training.batches import Catalogue, Planner, Recipe
+from training.codecs import encode
+from training.lines import recorded_lines, training_lines
+from training.materials import TAGS
+from training.recorded_speech import Recording, is_plausible, pack_speech, tidy, write_recordings
+from training.speech import UNKNOWN_EMOTION
+from training.text import HeldOut, write_lines
+
+Samples = npt.NDArray[np.int16]
+
+
+def tone(seconds: float, seed: int = 0) -> Samples:
+    """A hum whose loudness goes up and down at random."""
+    count = int(seconds * 20)
+    envelope = np.repeat(np.random.default_rng(seed).uniform(0, 9_000, count), 800)
+    wave: Samples = (envelope * np.sin(np.arange(len(envelope)) * 0.2)).astype(np.int16)
+    return wave
+
+
+def sound(container: str, codec: str, bit_rate: int, seconds: float = 2.0) -> bytes:
+    file = io.BytesIO()
+    encode(file, tone(seconds), container, codec, 16_000, bit_rate)
+    return file.getvalue()
+
+
+def string(text: str, align: int, at: int) -> bytes:
+    """Led by its length; what follows an unempty one begins at a multiple of `align`, counted from `at`."""
+    data = bytes([len(text)]) + text.encode()
+    return data + bytes(-(at + len(data)) % align) if text else data
+
+
+def dialogue(key: int, hero: Sequence[tuple[int, str]], other: Sequence[tuple[int, str]]) -> bytes:
+    """A .DOG file with no tree of answers."""
+    table = b""
+    starts = []
+    for sentences in (hero, other):
+        starts.append(32 + len(table))
+        for number, text in sentences:
+            table += struct.pack(">HH", 1, number)
+            table += string(text, 4, 32 + len(table))
+    later = 32 + len(table)
+    table += string("Hello again.", 2, later)
+    table += string("", 2, 0)
+    head = struct.pack(">5h12x", 0, 1, key, len(hero), len(other)) + struct.pack(">3H", starts[1], 0, later)
+    return bytes(20) + head.ljust(32, b"\0") + table
+
+
+def scene(sentences: Sequence[str]) -> bytes:
+    """A .CUT file."""
+    data = struct.pack(">Hhh2H", 0, -len(sentences), 0, 0, 10)
+    for text in ("*FL", *sentences):
+        data += string(text, 2, len(data))
+    return bytes(20) + data
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    head = b"QTBLCEM10".ljust(13, b"\0") + struct.pack(">H", len(files))
+    at, table = len(head) + 21 * len(files), b""
+    for name, data in files.items():
+        table += struct.pack(">12sBII", name.encode(), 1, at, len(data))
+        at += len(data)
+    return head + table + b"".join(files.values())
+
+
+def game(path: Path, voices: Sequence[str], voice: bytes = b"") -> Path:
+    """An archive with a dialogue, a scene and remarks, and these voice files."""
+    texts = {
+        "BUD1.DOG": dialogue(
+            7, [(1, "Hi there Bud."), (0x1A, "*GD*FLStop!*03What now?")], [(1, "My name is Bud.")]
+        ),
+        "C1A.CUT": scene(["*", "Land*XY00(237,112)ho, my friends!"]),
+        "QUEEN2.JAS": b"It is a door*24\r\nNothing here",
+    }
+    path.mkdir(exist_ok=True)
+    (path / "queen.1c").write_bytes(archive({**texts, **{f"{name}.SB": voice for name in voices}}))
+    return path / "queen.1c"
+
+
+def test_every_voice_file_has_the_part_of_the_sentence_that_it_says(tmp_path: Path) -> None:
+    names = ("07001AJ3", "07001AJ4", "070001P1", "07XXXXP1", "C1A__021", "C1A__022", "JOE00411", "JOE00421")
+    said = Archive.read(game(tmp_path, (*names, "070099J1"))).spoken()
+    assert said == {
+        "07001AJ3.SB": "Stop!",
+        "07001AJ4.SB": "What now?",
+        "070001P1.SB": "My name is Bud.",
+        "07XXXXP1.SB": "Hello again.",
+        "C1A__021.SB": "Land",
+        "C1A__022.SB": "ho, my friends!",
+        "JOE00411.SB": "It is a door",
+        "JOE00421.SB": "Nothing here",
+    }
+    assert sorted(filter(is_another, said)) == ["070001P1.SB", "07XXXXP1.SB"]
+
+
+def test_another_file_is_not_the_game(tmp_path: Path) -> None:
+    (tmp_path / "queen.1c").write_bytes(b"something else")
+    with pytest.raises(NotQueenError, match=r"queen\.1c"):
+        Archive.read(tmp_path / "queen.1c")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text"),
+    [
+        ("...in a secret hangar...", "in a secret hangar"),
+        ("But... there's only -- one problem!", "But, there's only, one problem!"),
+        ('"Push the panel."', "Push the panel."),
+        ("Aaaargh!", ""),
+        ("STOP HIM", ""),
+        ("Press 1 for help.", ""),
+        ("[this is a beep]", ""),
+    ],
+)
+def test_a_sentence_is_kept_as_words_or_not_at_all(sentence: str, text: str) -> None:
+    assert tidy(sentence) == text
+
+
+@pytest.mark.parametrize(("seconds", "letters", "kept"), [
+    (0.4, 5, False), (0.6, 5, True), (15.5, 150, False), (10.0, 30, False), (1.0, 30, False), (2.0, 30, True),
+])  # fmt: skip
+def test_text_and_clip_must_be_of_one_length(seconds: float, letters: int, kept: bool) -> None:
+    assert is_plausible(Recording("a" * letters, tone(seconds))) is kept
+
+
+def packages(folder: Path) -> Path:
+    """The game, whose hero speaks too, and a folder of prompts."""
+    heros = [f"JOE{number:04}1" for number in (41, 42)]
+    game(folder, ["070001P1", *heros], sound("mp3", "libmp3lame", 48_000))
+    prompts = folder / "sounds" / "en_US" / "dictate"
+    prompts.mkdir(parents=True)
+    (prompts / "enter.g722").write_bytes(sound("g722", "g722", 64_000))
+    (prompts / "unlisted.g722").write_bytes(sound("g722", "g722", 64_000))
+    listed = "; Sounds\n\ndictate/enter: Enter a number.\ndictate/gone: Gone.\n"
+    (folder / "core-sounds-en.txt.gz").write_bytes(gzip.compress(listed.encode()))
+    return folder
+
+
+def test_recordings_are_packed_with_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded_speech, "HERO_SHARE", 2)
+    pack_speech(packages(tmp_path / "packages"), tmp_path / "recorded")
+    lines = recorded_lines(tmp_path)
+    assert [(line.text, line.plain) for line in lines] == [
+        ("My name is Bud.", "my name is bud"),
+        ("Nothing here", "nothing here"),  # one of two of the hero's
+        ("Enter a number.", "enter a number"),
+    ]
+
+
+def test_a_sentence_that_is_judged_is_not_trained_on(tmp_path: Path) -> None:
+    folder = packages(tmp_path / "packages")
+    judged = HeldOut().sentences["en"]["test"][2]
+    (folder / "sounds" / "en_US" / "dictate" / "enter.g722").write_bytes(sound("g722", "g722", 64_000, 5.0))
+    (folder / "core-sounds-en.txt.gz").write_bytes(gzip.compress(f"dictate/enter: {judged}\n".encode()))
+    assert tidy(judged) == judged and is_plausible(Recording(judged, tone(5.0)))
+    pack_speech(folder, tmp_path / "recorded")
+    assert [line.text for line in recorded_lines(tmp_path)] == ["My name is Bud."]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "text").mkdir()
+    line: dict[str, object] = {"text": "ab", "plain": "ab", "kind": "short", "lang": "ko", "phonemes": "ab"}
+    write_lines(tmp_path / "text" / "train.jsonl.xz", [line] * 4)
+    shutil.copy(find_tokenizer(STARTER_DIRECTORY), tmp_path / "text" / "starter.bpe.model")
+    return tmp_path
+
+
+def test_clips_come_back_in_their_places_after_all_other_lines(work: Path) -> None:
+    said = ("Hello there.", "Ünknown", "Good day.")
+    (work / "recorded").mkdir()
+    write_recordings(work / "recorded", [Recording(text, tone(2.0, seed)) for seed, text in enumerate(said)])
+    assert [line.text for line in training_lines(work, 3)] == ["ab"] * 3 + list(said)
+    clips = audio.recorded_clips(work, 3)
+    assert [number for number, _ in clips] == [3, 5]
+    for (_, clip), seed in zip(clips, (0, 2), strict=True):
+        assert np.corrcoef(clip, tone(2.0, seed))[0, 1] > 0.8
+        assert abs(int(np.abs(clip.astype(int)).max()) - 29_490) <= 1
+
+
+def test_without_recordings_lines_are_as_before(work: Path) -> None:
+    assert len(training_lines(work)) == 4
+    assert audio.recorded_clips(work, None) == []
+
+
+def drawn(recorded: bool) -> tuple[list[int], list[list[int]]]:
+    """The first piece of every row of some plans, and the rows' tags; utterances from 400 on are recorded."""
+    emotion = np.repeat([0, 1, UNKNOWN_EMOTION], 200)
+    lengths, zeros = np.tile(np.linspace(16_000, 30_000, 200).astype(int), 3), np.zeros(600, int)
+    tags_of = dict.fromkeys(TAGS, 1)
+    catalogue = Catalogue(lengths, zeros, emotion, zeros, [[5]], [[5]], [[5]], [[5]], tags_of, {})
+    recipe = Recipe(batch_s=60.0, nothing_share=0.0, event_share=0.0, mixed_share=0.0, recorded=recorded)
+    planner = Planner(catalogue, recipe, seed=0)
+    plans = [planner.draw() for _ in range(100)]
+    rows = [(row[0], tags) for plan in plans for row, tags in zip(plan.utterance, plan.tags, strict=True)]
+    return [int(piece) for piece, _ in rows], [tags.tolist() for _, tags in rows]
+
+
+def test_recorded_speech_is_drawn_like_an_emotion_and_its_own_is_not_given() -> None:
+    pieces, tags = drawn(recorded=True)
+    assert np.mean(np.array(pieces) >= 400) == pytest.approx(1 / 6, abs=0.03)  # a third of half of all
+    for piece, given in zip(pieces, tags, strict=True):
+        assert given == [1, NOT_GIVEN if piece >= 400 else 1, 1, 1]
+
+
+def test_a_detector_is_trained_without_recorded_speech() -> None:
+    assert max(drawn(recorded=False)[0]) < 400
