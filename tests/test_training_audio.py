@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 pytest.importorskip("scipy")
 from training import audio
@@ -35,6 +36,7 @@ from training.codecs import CODECS, aligned, through_codec
 from training.kokoro import Request, Spoken
 from training.materials import TAGS
 from training.speech import ALL_TRAINING_VOICES, HELD_OUT_VOICES, TRAINING_VOICES, Cast, Speech
+from training.vocoder import quicken
 
 TOKENS = 60
 ROOT = Path(__file__).resolve().parents[1]
@@ -249,6 +251,63 @@ def test_languages_are_heard_by_their_weights_and_half_of_the_time_neutral() -> 
     assert np.bincount([mood for _, mood in heard]) / 4_000 == pytest.approx([0.625, *[0.125] * 3], abs=0.03)
 
 
+class AdaptiveNorm(nn.Module):
+    """Kokoro's `AdaIN1d`."""
+
+    def __init__(self, style: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(channels, affine=True)
+        self.fc = nn.Linear(style, 2 * channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        gamma, beta = self.fc(style)[..., None].chunk(2, dim=1)
+        result: Tensor = (1 + gamma) * self.norm(x) + beta
+        return result
+
+
+class Residual(nn.Module):
+    """Kokoro's `AdaINResBlock1` without its weight norm."""
+
+    def __init__(self, style: int, channels: int) -> None:
+        super().__init__()
+        for name in ("1", "2"):
+            convolutions = [nn.Conv1d(channels, channels, 3, dilation=d, padding=d) for d in (1, 3)]
+            setattr(self, f"convs{name}", nn.ModuleList(convolutions))
+            setattr(self, f"adain{name}", nn.ModuleList(AdaptiveNorm(style, channels) for _ in range(2)))
+            alphas = [nn.Parameter(torch.rand(1, channels, 1) + 0.5) for _ in range(2)]
+            setattr(self, f"alpha{name}", nn.ParameterList(alphas))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        def snake(x: Tensor, alpha: Tensor) -> Tensor:
+            return x + (1 / alpha) * torch.sin(alpha * x) ** 2
+
+        for c1, c2, n1, n2, a1, a2 in zip(
+            *(self.convs1, self.convs2, self.adain1, self.adain2, self.alpha1, self.alpha2), strict=True
+        ):
+            x = x + c2(snake(n2(c1(snake(n1(x, style), a1)), style), a2))
+        return x
+
+
+@pytest.mark.parametrize(("dtype", "least_db"), [(torch.float32, 100), (torch.bfloat16, 30)])
+def test_the_vocoders_blocks_sound_the_same_done_quickly(dtype: torch.dtype, least_db: float) -> None:
+    torch.manual_seed(0)
+    blocks = nn.ModuleList(Residual(4, 6) for _ in range(2))
+    for norm in (module for module in blocks.modules() if isinstance(module, nn.InstanceNorm1d)):
+        nn.init.normal_(norm.weight, 1.0, 0.3)
+        nn.init.normal_(norm.bias)
+    decoder = nn.Module()
+    decoder.generator = nn.Module()
+    decoder.generator.resblocks, decoder.generator.noise_res = blocks[:1], blocks[1:]
+    x, style = torch.randn(2, 6, 50) * 3 + 1, torch.randn(2, 4)
+    with torch.no_grad():
+        wanted = [block(x, style) for block in blocks]
+        quicken(decoder, dtype)
+        found = [block(x, style) for block in blocks]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.dtype == torch.float32
+        assert 10 * torch.log10((theirs**2).mean() / ((mine - theirs) ** 2).mean()) > least_db
+
+
 # --- distortions -----------------------------------------------------------------------------------
 
 SHAPE = RowShape(items=64, frames=36)
@@ -323,7 +382,8 @@ def test_recordings_have_the_stated_levels_and_hiss() -> None:
 
 FUSED = """
 import torch
-from training import augment, batches, fused, memory, spelling
+from torch import Tensor, nn
+from training import augment, batches, fused, memory, spelling, vocoder
 
 def both(plain, *given):
     results = []
@@ -348,6 +408,7 @@ for size in (30, 2_048, 5_001):
     logits = 4 * torch.randn(2, 3, size)
     both(spelling.log_sums, logits)
     both(spelling.softmax_slopes, logits, logits.logsumexp(-1), torch.rand(2, 3))
+    both(vocoder.styled, 3 * torch.randn(2, 3, size) + 1, *torch.randn(2, 2, 3), torch.rand(3) + 0.5, torch.float32)
 """
 
 

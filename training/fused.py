@@ -261,3 +261,46 @@ def mixed(
         talkers=rows.shape[1],
     )
     return out
+
+
+# --- the vocoder's blocks: see vocoder.py ----------------------------------------------------------
+
+
+@_jit
+def _style_rows(  # type: ignore[no-untyped-def]
+    values, out, gains, shifts, alphas, channels, length, eps, block: tl.constexpr
+):
+    row = tl.program_id(0)
+    first = row.to(tl.int64) * length
+    column = tl.arange(0, block)
+    total = tl.zeros((block,), tl.float32)
+    squares = tl.zeros((block,), tl.float32)
+    for start in range(0, length, block):
+        at = start + column
+        value = tl.load(values + first + at, mask=at < length, other=0.0).to(tl.float32)
+        total += value
+        squares += value * value
+    mean = tl.sum(total, axis=0) / length
+    variance = tl.maximum(tl.sum(squares, axis=0) / length - mean * mean, 0.0)
+    gain = tl.load(gains + row) / tl.sqrt(variance + eps)
+    shift = tl.load(shifts + row) - mean * gain
+    alpha = tl.load(alphas + row % channels)
+    for start in range(0, length, block):
+        at = start + column
+        value = tl.load(values + first + at, mask=at < length, other=0.0).to(tl.float32)
+        level = value * gain + shift
+        wave = tl.sin(alpha * level)
+        styled_value = level + wave * wave / alpha
+        tl.store(out + first + at, styled_value.to(out.dtype.element_ty), mask=at < length)
+
+
+def styled(x: Tensor, gain: Tensor, shift: Tensor, alpha: Tensor, dtype: torch.dtype, eps: float) -> Tensor:
+    """See `vocoder.styled`."""
+    batch, channels, length = x.shape
+    out = torch.empty(batch, channels, length, device=x.device, dtype=dtype)
+    _style_rows[(batch * channels,)](
+        *(x.contiguous(), out, gain.contiguous(), shift.contiguous(), alpha.contiguous()),
+        *(channels, length, eps),
+        block=SAMPLES,
+    )
+    return out

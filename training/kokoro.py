@@ -23,6 +23,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from training import fused
+from training.vocoder import quicken
+
 FRAME_SAMPLES_24K = 600  # one duration unit is 25 ms
 FRAME_SAMPLES_16K = 400
 STYLE_WIDTH = 256  # 128 for timbre, 128 for prosody
@@ -258,6 +261,8 @@ class Synthesiser:
     def __init__(self, model: nn.Module, device: str) -> None:
         self.model: Any = model.to(device)
         self.device = device
+        if fused.usable(torch.empty(0, device=device)):
+            quicken(self.model.decoder)
 
     @torch.inference_mode()
     def speak(self, requests: Sequence[Request], *, batch_frames: int = 8_000) -> Iterator[Spoken]:
