@@ -63,7 +63,7 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
     if device() == "cuda":
         torch.cuda.set_device(rank)  # not earlier: the planners were forked
     events, bank = load_bank(sounds, seed, args.per_kind)
-    mixer = Mixer(Speech.joined([part.to(device()) for part in parts]), events, bank)
+    mixer = Mixer(Speech.joined(parts, device()), events, bank)
     return Materials(mixer, drawn, tokenizer)
 
 

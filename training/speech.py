@@ -133,18 +133,26 @@ class Speech:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[Speech]) -> Speech:
-        """One after another."""
-        flat = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)}
+    def joined(cls, parts: Sequence[Speech], device: str = "cpu") -> Speech:
+        """One after another, on a device, which never holds any of it twice."""
+        flat = {f.name: _end_to_end([getattr(part, f.name) for part in parts], device) for f in fields(cls)}
         for name, counted in (("start", "audio"), ("unit_start", "units")):
             before = np.cumsum([0, *(len(getattr(part, counted)) for part in parts[:-1])]).tolist()
-            flat[name] = torch.cat([getattr(p, name) + n for p, n in zip(parts, before, strict=True)])
+            moved = [getattr(p, name) + n for p, n in zip(parts, before, strict=True)]
+            flat[name] = _end_to_end(moved, device)
         return cls(**flat)
 
     @classmethod
     def load(cls, path: Path) -> Speech:
         """Read back what `save` wrote."""
         return cls(**torch.load(path, weights_only=True, mmap=True))
+
+
+def _end_to_end(tensors: Sequence[Tensor], device: str) -> Tensor:
+    joined = torch.empty(sum(map(len, tensors)), dtype=tensors[0].dtype, device=device)
+    for target, tensor in zip(joined.split([len(tensor) for tensor in tensors]), tensors, strict=True):
+        target.copy_(tensor)
+    return joined
 
 
 def draw_prosody(rng: np.random.Generator, emotion: str) -> Prosody:
