@@ -20,12 +20,15 @@ from torch import Tensor, nn
 pytest.importorskip("scipy")
 from training import audio
 from training.augment import (
+    BABBLE,
     FASTEST,
+    NOISE,
     SLOWEST,
     RowShape,
     SoundBank,
     filtered,
     level,
+    mixed,
     quick_size,
     recorded,
     warped,
@@ -170,6 +173,18 @@ def test_a_warp_of_nothing_changes_nothing_and_a_warp_moves_a_peak_up_or_down() 
     torch.testing.assert_close(warped(mel, 0.0), mel, atol=1e-4, rtol=0)
     peaks = set(warped(mel, 1.0)[:, 0].argmax(-1).tolist())
     assert min(peaks) < 38 and max(peaks) > 42
+
+
+def test_a_bank_may_hold_more_noises_than_a_batch_has_rows() -> None:
+    noises = torch.arange(40.0)[:, None].expand(40, 5)
+    rows = torch.tensor([[39, 0], [1, 0]])
+    kind, start, gain = (
+        torch.tensor([NOISE, BABBLE]),
+        torch.zeros(2, dtype=torch.long),
+        torch.tensor([1.0, 2.0]),
+    )
+    heard = mixed(torch.tensor([[1.0], [10.0]]), noises, noises, kind, rows, start, gain)
+    assert heard.tolist() == [[40.0], [10.0 + 2 * (10 + 1)]]
 
 
 def test_pieces_are_laid_where_they_belong() -> None:

@@ -181,7 +181,7 @@ def mixed(
     if fused.usable(samples):
         return fused.mixed(samples, noises, music, kind, rows, start, gain)
     columns = start[:, None] + torch.arange(samples.shape[1], device=samples.device)
-    added = samples[rows].sum(1)
+    added = samples[rows % len(samples)].sum(1)  # those of other kinds are not heard
     for number, bank in ((NOISE, noises), (MUSIC, music)):
         chosen = (kind == number).nonzero()[:, 0]
         added[chosen] = bank[rows[chosen, :1], columns[chosen] % bank.shape[1]]
