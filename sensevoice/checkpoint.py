@@ -42,8 +42,8 @@ OFFICIAL_ATTRIBUTION = (
 )
 STARTER_LICENCE = "MIT"
 STARTER_ATTRIBUTION = (
-    "SenseVoice Studio's starter model, trained by this project on synthetic speech; its sources and their "
-    "licences are listed in training/README.md and sensevoice/starter/MODEL_CARD.md."
+    "SenseVoice Studio's starter model, trained by this project on synthetic speech and a little recorded "
+    "speech; its sources and their licences are listed in training/README.md and sensevoice/starter/MODEL_CARD.md."
 )
 _KINDS = {tag.token: tag.kind for tag in TAGS}
 _TAG = re.compile(r"<\|.+\|>")

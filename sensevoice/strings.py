@@ -36,13 +36,13 @@ STRINGS: dict[str, dict[str, str]] = {
         "the official weights.",
     },
     "banner.starter": {
-        "zh": "<b>正在使用随附的入门模型。</b>它体积小，由合成语音训练，只用于离线体验，"
+        "zh": "<b>正在使用随附的入门模型。</b>它体积小，几乎只用合成语音训练，仅供离线体验，"
         "准确率远不及官方模型。联网后运行 <code>sensevoice download</code> 再重新启动即可换用官方 "
         "SenseVoiceSmall，也可用 <code>--model 模型文件夹</code> 指定。",
-        "en": "<b>This is the bundled starter model.</b> It is small, trained on synthetic speech, and meant "
-        "for a first look offline; the official model is far more accurate. To use SenseVoiceSmall, run "
-        "<code>sensevoice download</code> with a connection and restart, or name a folder with "
-        "<code>--model</code>.",
+        "en": "<b>This is the bundled starter model.</b> It is small, trained almost only on synthetic "
+        "speech, and meant for a first look offline; the official model is far more accurate. To use "
+        "SenseVoiceSmall, run <code>sensevoice download</code> with a connection and restart, or name a "
+        "folder with <code>--model</code>.",
     },
     # what goes in
     "page.audio": {"zh": "上传音频或直接录音", "en": "Upload a recording, or record one"},
