@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ WHISPER_TOKENS = 126  # that 30 s of speech are written with
 WHISPER_WINDOW_S = 30
 
 
-def funasr(model: Path, vad: Path, device: str) -> Peer:
-    """FunASR's AutoModel on the same folders."""
+def funasr(model: Path, vad: Path, device: str, *, times: bool = False) -> Peer:
+    """FunASR's AutoModel on the same folders; with `times`, it aligns the tokens, too."""
     warnings.simplefilter("ignore")
     from funasr import AutoModel
 
@@ -35,7 +36,11 @@ def funasr(model: Path, vad: Path, device: str) -> Peer:
         log_level="ERROR",
     )
     return lambda source: auto.generate(
-        str(source) if isinstance(source, Path) else [source], cache={}, use_itn=True, batch_size_s=300
+        str(source) if isinstance(source, Path) else [source],
+        cache={},
+        use_itn=True,
+        batch_size_s=300,
+        output_timestamp=times,
     )
 
 
@@ -64,6 +69,7 @@ def whisper(_: Path, __: Path, device: str) -> Peer:
 
 PEERS: dict[str, Callable[[Path, Path, str], Peer]] = {
     "funasr": funasr,
+    "funasr-times": partial(funasr, times=True),
     "onnx-fp32": onnx_peers.fp32,
     "onnx-int8": onnx_peers.int8,
     "sherpa-int8": onnx_peers.sherpa,

@@ -374,7 +374,7 @@ def test_rooms_and_telephone_bands_are_heard_in_their_shares(bank: SoundBank) ->
     assert 0.1 < dull.float().mean() < 0.3
 
 
-@pytest.mark.parametrize(("strength", "loudest_db"), [(0.0, 38), (1.0, 3)])
+@pytest.mark.parametrize(("strength", "loudest_db"), [(0.0, 30), (1.0, 2)])
 def test_noise_is_as_loud_as_stated_and_a_quarter_has_none(
     bank: SoundBank, strength: float, loudest_db: float
 ) -> None:
@@ -383,7 +383,7 @@ def test_noise_is_as_loud_as_stated_and_a_quarter_has_none(
     snr_db = 20 * torch.log10(level(clean) / level(added))[:, 0]
     there = added.abs().amax(1) > 0
     assert there.float().mean() == pytest.approx(0.75, abs=0.04)
-    assert loudest_db - 0.6 < snr_db[there].min() < loudest_db + 2 and 40 < snr_db[there].max() < 42.6
+    assert loudest_db - 0.6 < snr_db[there].min() < loudest_db + 2 and 34 < snr_db[there].max() < 36.6
 
 
 def test_recordings_have_the_stated_levels_and_hiss() -> None:

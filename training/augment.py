@@ -143,12 +143,12 @@ TALKERS = 4
 
 
 def with_noise(samples: Tensor, bank: SoundBank, strength: float) -> Tensor:
-    """Add noise, music or the talk of other rows, [batch, samples], at 3 to 42 dB below; none to a quarter."""
+    """Add noise, music or the talk of other rows, [batch, samples], at 2 to 36 dB below; none to a quarter."""
     batch = len(samples)
     device = samples.device
     dice = torch.rand(batch, device=device)
     kind = (dice >= 0.6).long() + (dice >= 0.8).long()
-    snr_db = _uniform(batch, 38 - 35 * strength, 42, device)
+    snr_db = _uniform(batch, 30 - 28 * strength, 36, device)
     snr_db = torch.where(kind == MUSIC, snr_db.clamp_min(14), snr_db)  # louder music has a tag of its own
     loudness = level(samples)[:, 0]
     rows = _drawn_rows(kind, bank)

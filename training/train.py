@@ -36,7 +36,7 @@ class Schedule:
     # distortions, by share of the time: growing to full strength, and easing off towards the end
     full_strength_at: float = 0.35
     easing_from: float = 0.75
-    last_strength: float = 0.5
+    last_strength: float = 0.7
     first_strength: float = 0.15
     # the phoneme reader's weight, falling until half of the time has gone
     phoneme_weight: float = 2.0
