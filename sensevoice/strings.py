@@ -65,7 +65,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "zh": "此页面需要登录：密码是服务的密钥，用户名任意。",
         "en": "This page asks for a login: the password is a key of the service, the name is up to you.",
     },
-    "example.events": {"zh": "笑声掌声", "en": "Laughter and applause"},
+    "example.events": {"zh": "笑声掌声", "en": "Sounds"},
     # options
     "page.options": {"zh": "更多选项", "en": "More options"},
     "option.use_itn": {"zh": "添加标点并转换数字", "en": "Punctuation, and numbers as digits"},
