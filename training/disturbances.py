@@ -1,7 +1,8 @@
-"""What the test sets add to clean speech: noises of kinds that no training batch has, and a telephone line.
+"""What the test sets add to clean speech: noises that no training batch has, and a telephone line.
 
-Training hears coloured noise, babble of its own voices and its own music; here it is rain, an engine,
-babble of the development voices and recorded loops kept for testing.
+Training hears coloured noise, recorded noises (real rain and engines among them), babble of its own voices and
+its own music; here it is rain and an engine made by rule, babble of the development voices and recorded loops
+kept for testing.
 """
 
 from __future__ import annotations
