@@ -146,9 +146,9 @@ def read_scores(
     )
 
 
-def heard_language(scores: FrameScores, vocabulary: TokenTable) -> str:
-    """The language that the network itself would name, whatever is allowed."""
-    return _best_tag(scores, LANGUAGE_FRAME, TagChoices.of(vocabulary).language).name
+def heard_language(scores: FrameScores, vocabulary: TokenTable, choices: TagChoices | None = None) -> str:
+    """The language that the network would name, of all or of these choices."""
+    return _best_tag(scores, LANGUAGE_FRAME, (choices or TagChoices.of(vocabulary)).language).name
 
 
 def greedy_tokens(scores: FrameScores, vocabulary: TokenTable, span: Span | None = None) -> tuple[Token, ...]:

@@ -207,10 +207,10 @@ class Transcriber:
     def _misheard(self, scores: Sequence[FrameScores], allowed: tuple[str, ...]) -> dict[str, list[int]]:
         """Utterances heard in a forbidden language, by the best allowed one."""
         found: dict[str, list[int]] = {}
-        choices = self._choices(allowed)
+        vocabulary, every, choices = self.engine.vocabulary, self._choices(()), self._choices(allowed)
         for index, one in enumerate(scores):
-            if heard_language(one, self.engine.vocabulary) not in (*allowed, "nospeech"):
-                best = read_scores(one, self.engine.vocabulary, choices).language.name
+            if heard_language(one, vocabulary, every) not in (*allowed, "nospeech"):
+                best = heard_language(one, vocabulary, choices)
                 if best in allowed:
                     found.setdefault(best, []).append(index)
         return found
