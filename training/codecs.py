@@ -59,6 +59,13 @@ def decoded(file: str | io.BytesIO, container: str | None = None) -> Clip:
     return np.concatenate(pieces)
 
 
+def levelled(clip: Clip) -> Clip:
+    """The same with a peak of 0.9."""
+    loudest = max(float(np.abs(clip.astype(np.float32)).max()), 1.0)
+    even: Clip = (clip * (0.9 * 32_767 / loudest)).astype(np.int16)
+    return even
+
+
 def aligned(heard: Clip, clip: Clip, reach: int = 2_400) -> Clip:
     """Shift `heard` so that it lies over `clip`: codecs add a delay, of at most `reach` samples here."""
     size = 1 << (max(len(heard), len(clip)) + reach).bit_length()

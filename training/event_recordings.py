@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensevoice.spans import SAMPLE_RATE
+from training.codecs import decoded, levelled
 from training.containers import unpack_containers
 
 LOOP_LIMIT_S = 5.0
@@ -126,23 +127,11 @@ TRAIN_SOURCES = (
 DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
 
 
-def read_audio(path: Path) -> npt.NDArray[np.int16]:
-    """Mono at 16 kHz, int16 [n], of any file that PyAV decodes."""
-    import av
-
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    with av.open(str(path)) as container:
-        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-        frames += resampler.resample(None)
-    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames])
-
-
 def pack_loops(samples: Path, names: tuple[str, ...], out: Path) -> None:
     """Writes the loops' first five seconds, levelled to a peak of 0.9, under their file names."""
     loops = {}
     for name in names:
-        loop = read_audio(samples / f"{name}.flac")[: int(LOOP_LIMIT_S * SAMPLE_RATE)].astype(np.float64)
-        loops[name] = (loop * (0.9 * 32767 / np.abs(loop).max())).astype(np.int16)
+        loops[name] = levelled(decoded(str(samples / f"{name}.flac"))[: int(LOOP_LIMIT_S * SAMPLE_RATE)])
     np.savez_compressed(out, **loops)
 
 
@@ -162,7 +151,7 @@ def _clips_of(source: Source, root: Path) -> Iterator[tuple[str, npt.NDArray[np.
         raise FileNotFoundError(f"{source.package}: no {source.kind} in {source.files}")
     for path in paths:
         limit_s, step = COARSE.get(source.kind, (LIMIT_S, 1))
-        clip = _core(read_audio(path).astype(np.float64), limit_s)
+        clip = _core(decoded(str(path)).astype(np.float64), limit_s)
         if len(clip) >= SHORTEST_S * SAMPLE_RATE:
             scaled = np.round(clip * (0.9 * 32767 / np.abs(clip).max() / step)) * step
             yield f"{source.kind}/{source.package}-{path.parent.name}-{path.stem}", scaled.astype(np.int16)
@@ -180,10 +169,10 @@ def _core(clip: npt.NDArray[np.float64], limit_s: float) -> npt.NDArray[np.float
 
 def pack_test_clips(root: Path, out: Path) -> None:
     """Writes real events under `Label/source` names; a voice set's clips are never to be trained on."""
-    clips = {"Applause/libreoffice": read_audio(next(root.rglob("gallery/sounds/applause.wav")))}
+    clips = {"Applause/libreoffice": decoded(str(next(root.rglob("gallery/sounds/applause.wav"))))}
     for label, name in (("Laughter", "Laugh.ogg"), ("Cough", "PoisonCough.ogg")):
         for path in sorted(root.rglob(f"voices/*/{name}")):
-            clip = read_audio(path)
+            clip = decoded(str(path))
             if not any(np.array_equal(clip, other) for other in clips.values()):  # some voices share a file
                 clips[f"{label}/hedgewars-{path.parent.name}"] = clip
     np.savez_compressed(out, **clips)
