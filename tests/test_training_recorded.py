@@ -188,8 +188,9 @@ def test_clips_come_back_in_their_places_after_all_other_lines(work: Path) -> No
     said = ("Hello there.", "Ünknown", "Good day.")
     (work / "recorded").mkdir()
     write_recordings(work / "recorded", [Recording(text, tone(2.0, seed)) for seed, text in enumerate(said)])
-    assert [line.text for line in training_lines(work, 3)] == ["ab"] * 3 + list(said)
-    clips = audio.recorded_clips(work, 3)
+    lines = training_lines(work, 3)
+    assert [line.text for line in lines] == ["ab"] * 3 + list(said)
+    clips = audio.recorded_clips(work, lines)
     assert [number for number, _ in clips] == [3, 5]
     for (_, clip), seed in zip(clips, (0, 2), strict=True):
         assert np.corrcoef(clip, tone(2.0, seed))[0, 1] > 0.8
@@ -197,8 +198,9 @@ def test_clips_come_back_in_their_places_after_all_other_lines(work: Path) -> No
 
 
 def test_without_recordings_lines_are_as_before(work: Path) -> None:
-    assert len(training_lines(work)) == 4
-    assert audio.recorded_clips(work, None) == []
+    lines = training_lines(work)
+    assert len(lines) == 4
+    assert audio.recorded_clips(work, lines) == []
 
 
 def drawn(recorded: bool) -> tuple[list[int], list[list[int]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ import numpy as np
 import torch
 
 from sensevoice.spans import SAMPLE_RATE
-from training.codecs import decoded, encoder_pool, through_codecs
+from training.codecs import decoded, encoder_pool, levelled, through_codecs
 from training.espeak import VOICES, Samples, speak_all
 from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
 from training.lines import RECORDED, held_out_lines, recorded_lines, tokenizer_path, training_lines
 from training.ranks import device
-from training.speech import UNKNOWN_EMOTION, Speech, requests_for, synthesise
+from training.speech import UNKNOWN_EMOTION, Line, Speech, requests_for, synthesise
 from training.tokens import round_trips
 
 ESPEAK_PROCESSES = 12
@@ -36,18 +37,19 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + part)
     began = time.monotonic()
     (work / "audio").mkdir(exist_ok=True)
+    lines = training_lines(work, args.limit)
     with encoder_pool(args.workers) as pool:
-        robots = [] if part else robot_clips(work, seed=args.seed, limit=args.limit, share=args.robot_share)
-        speech = speak(work, args, began)
+        robots = [] if part else robot_clips(work, lines, seed=args.seed, share=args.robot_share)
+        speech = speak(work, lines, args, began)
         speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
     if not part:
-        speech = speech.with_clips(recorded_clips(work, args.limit), UNKNOWN_EMOTION)
+        speech = speech.with_clips(recorded_clips(work, lines), UNKNOWN_EMOTION)
     speech.save(work / "audio" / f"train.{part}.pt")
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
 
 
-def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> list[tuple[int, Samples]]:
+def robot_clips(work: Path, lines: Sequence[Line], *, seed: int, share: float) -> list[tuple[int, Samples]]:
     """A share of the training lines in espeak-ng's voices, where it speaks the language well.
 
     Returns (line, [samples] int16 at 16 kHz) of each; none if espeak-ng was not fetched. Forks: call this before
@@ -56,7 +58,6 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     folder = work / "espeak"
     if not folder.exists() or share <= 0:
         return []
-    lines = training_lines(work, limit)
     known = [i for i, line in enumerate(lines) if line.lang in VOICES]
     chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
     texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
@@ -66,16 +67,16 @@ def robot_clips(work: Path, *, seed: int, limit: int | None, share: float) -> li
     return clips
 
 
-def recorded_clips(work: Path, limit: int | None) -> list[tuple[int, Samples]]:
+def recorded_clips(work: Path, lines: Sequence[Line]) -> list[tuple[int, Samples]]:
     """Recorded speech, evenly loud, as (line, [samples] int16 at 16 kHz); none if none was fetched.
 
-    Clips whose text the tokenizer does not know are left out.
+    It is what the last of the training lines say. Clips whose text the tokenizer does not know are left out.
     """
     recorded = recorded_lines(work)
     if not recorded:
         return []
     sound, known = decoded(str(work / RECORDED / "speech.ogg")), round_trips(tokenizer_path(work))
-    first = len(training_lines(work, limit)) - len(recorded)
+    first = len(lines) - len(recorded)
     clips = [
         (number, levelled(sound[line.start : line.start + line.length]))
         for number, line in enumerate(recorded, first)
@@ -86,15 +87,8 @@ def recorded_clips(work: Path, limit: int | None) -> list[tuple[int, Samples]]:
     return clips
 
 
-def levelled(samples: Samples) -> Samples:
-    """The same clip with the peak that synthetic ones have."""
-    loudest = max(float(np.abs(samples.astype(np.float32)).max()), 1.0)
-    even: Samples = (samples * (0.9 * 32_767 / loudest)).astype(np.int16)
-    return even
-
-
 @torch.inference_mode()
-def speak(work: Path, args: argparse.Namespace, began: float) -> Speech:
+def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace, began: float) -> Speech:
     """A part of the training lines, on the host; the first part also writes the held-out ones.
 
     The stage's seconds are counted from `began` (`time.monotonic`).
@@ -106,7 +100,7 @@ def speak(work: Path, args: argparse.Namespace, began: float) -> Speech:
         held_out = synthesise(synthesiser, held_out_requests(work, args), until=float("inf"))
         held_out.to("cpu").save(work / "audio" / "held_out.pt")
     hours = math.inf if args.hours is None else args.hours / args.part[1]
-    requests, until = training_requests(work, args), began + args.seconds
+    requests, until = training_requests(work, lines, args), began + args.seconds
     speech = synthesise(synthesiser, requests, until=until, hours=hours, batch_frames=args.batch_frames)
     return speech.to("cpu")
 
@@ -116,11 +110,11 @@ def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
     return requests_for(held_out_lines(work, args.limit), *_voices(work), args.seed)
 
 
-def training_requests(work: Path, args: argparse.Namespace) -> list[Request]:
+def training_requests(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> list[Request]:
     """A part's share of the lines, take after take, each take in voices of its own."""
     part, parts = args.part
-    lines = training_lines(work, args.limit)
-    takes = [requests_for(lines, *_voices(work), args.seed + take) for take in range(args.takes)]
+    voices = _voices(work)
+    takes = [requests_for(lines, *voices, args.seed + take) for take in range(args.takes)]
     return [request for take in takes for request in take if request.line % parts == part]
 
 

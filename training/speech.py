@@ -138,8 +138,9 @@ class Speech:
         flat = {f.name: _end_to_end([getattr(part, f.name) for part in parts], device) for f in fields(cls)}
         for name, counted in (("start", "audio"), ("unit_start", "units")):
             before = np.cumsum([0, *(len(getattr(part, counted)) for part in parts[:-1])]).tolist()
-            moved = [getattr(p, name) + n for p, n in zip(parts, before, strict=True)]
-            flat[name] = _end_to_end(moved, device)
+            shares = flat[name].split([len(part.start) for part in parts])
+            for share, offset in zip(shares, before, strict=True):
+                share.add_(offset)
         return cls(**flat)
 
     @classmethod
