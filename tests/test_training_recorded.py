@@ -165,6 +165,14 @@ def test_recordings_are_packed_with_their_text(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_a_recording_is_in_the_language_it_says(tmp_path: Path) -> None:
+    (tmp_path / "recorded").mkdir()
+    said = [Recording("你好，世界。", tone(2.0), "zh"), Recording("Good day.", tone(2.0))]
+    write_recordings(tmp_path / "recorded", said)
+    lines = recorded_lines(tmp_path)
+    assert [(line.lang, line.plain) for line in lines] == [("zh", "你好世界"), ("en", "good day")]
+
+
 def test_a_sentence_that_is_judged_is_not_trained_on(tmp_path: Path) -> None:
     folder = packages(tmp_path / "packages")
     judged = HeldOut().sentences["en"]["test"][2]

@@ -40,6 +40,7 @@ class Recording:
 
     text: str
     samples: npt.NDArray[np.int16]  # 16 kHz
+    language: str = "en"
 
 
 def pack_speech(packages: Path, target: Path) -> None:
@@ -55,7 +56,8 @@ def write_recordings(target: Path, recordings: Iterable[Recording]) -> None:
     rows, pieces, at = [], [], 0
     for recording in recordings:
         length = len(recording.samples)
-        rows.append(RecordedLine("en", recording.text, plain("en", recording.text), at, length))
+        said = plain(recording.language, recording.text)
+        rows.append(RecordedLine(recording.language, recording.text, said, at, length))
         pieces += [recording.samples, np.zeros(GAP, np.int16)]
         at += length + GAP
     file = io.BytesIO()
