@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Generic, TypeVar
 
@@ -30,13 +30,20 @@ class _Call(Generic[Item, Result]):
     """One caller's items; those from `next` on wait to be taken."""
 
     items: Sequence[Item]
-    done: Future[None] = field(default_factory=Future)
     results: dict[int, Result] = field(default_factory=dict)
     next: int = 0
+    is_over: bool = False
+    # how it ended; unlike a Future, it takes no turn at the interpreter's lock but the one that the wait needs
+    outcome: SimpleQueue[BaseException | None] = field(default_factory=SimpleQueue)
 
     @property
     def wants_more(self) -> bool:
-        return self.next < len(self.items) and not self.done.done()
+        return self.next < len(self.items) and not self.is_over
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nothing of it is computed any more, and whoever waits for it goes on; only the first end counts."""
+        self.is_over = True
+        self.outcome.put(error)
 
 
 class Batcher(Generic[Item, Result]):
@@ -84,11 +91,14 @@ class Batcher(Generic[Item, Result]):
         return len(items) == 1 or sum(map(self._cost, items)) <= self._most
 
     def _wait(self, call: _Call[Item, Result]) -> list[Result]:
+        error = None
         try:
-            call.done.result()
-        except BaseException:  # Ctrl-C too: what nobody waits for need not be computed
-            call.done.cancel()
-            raise
+            error = call.outcome.get()
+            if error is not None:
+                raise error
+        finally:
+            call.is_over = True  # after Ctrl-C too: what nobody waits for need not be computed
+            error = None  # its traceback holds this frame, which must not hold it
         return [call.results[index] for index in range(len(call.items))]
 
     def _start(self, workers: Sequence[int]) -> None:
@@ -142,8 +152,8 @@ class Batcher(Generic[Item, Result]):
     def _deliver(self, work: Sequence[tuple[_Call[Item, Result], int]], results: Sequence[Result]) -> None:
         for (call, at), result in zip(work, results, strict=True):
             call.results[at] = result
-            if len(call.results) == len(call.items) and not call.done.done():
-                call.done.set_result(None)
+            if len(call.results) == len(call.items):
+                call.end()
 
     def _retry_alone(
         self, index: int, work: Sequence[tuple[_Call[Item, Result], int]], error: BaseException
@@ -155,5 +165,4 @@ class Batcher(Generic[Item, Result]):
                 self._compute(index, [one])
             return
         for call, _ in work:
-            if not call.done.done():
-                call.done.set_exception(error)
+            call.end(error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,6 @@ from sensevoice.tags import TAGS, Tag, TagKind
 FRAME_MS = 60  # ten-millisecond features, six to a frame
 HALF_FRAME_MS = 30  # frame i is centred on 60 * i ms
 
-LANGUAGE_FRAME, EMOTION_FRAME, EVENT_FRAME, NORMALISATION_FRAME = range(N_QUERY_FRAMES)
 LEAST_LOG_PROB = -1e4  # -inf everywhere would make nan
 
 
@@ -47,10 +47,10 @@ class TokenTable(Protocol):
         """The tags of this kind that the vocabulary has."""
 
 
-@dataclass(frozen=True, slots=True)  # an hour of speech has tens of thousands
-class Token:
+class Token(NamedTuple):
     """One piece of the text, led by a space where a word begins; seconds, and the mean over its frames."""
 
+    # an hour of speech has tens of thousands, each of which would take four times as long to make as a dataclass
     text: str
     start_s: float
     end_s: float
@@ -80,17 +80,15 @@ class Reading:
     itn: bool
 
 
-@dataclass(frozen=True)
-class TagChoice:
+class TagChoice(NamedTuple):
     """The tags that one query frame may be read as."""
 
     names: tuple[str, ...]
-    ids: npt.NDArray[np.int32]  # of the vocabulary
+    ids: tuple[int, ...]  # of the vocabulary
 
 
-@dataclass(frozen=True)
-class TagChoices:
-    """What the tags of a request's utterances are chosen from; one object serves them all."""
+class TagChoices(NamedTuple):
+    """What the tags of a request's utterances are chosen from, in the order of the query frames."""
 
     language: TagChoice
     emotion: TagChoice
@@ -120,7 +118,7 @@ class TagChoices:
             emotions.pop("EMO_UNKNOWN", None)
         events = _candidates(vocabulary, TagKind.EVENT, tags)
         found = (languages, emotions, events, vocabulary.tag_ids(TagKind.NORMALISATION))
-        return cls(*(TagChoice(tuple(ids), np.array([*ids.values()], np.int32)) for ids in found))
+        return cls(*(TagChoice(tuple(ids), tuple(ids.values())) for ids in found))
 
 
 def read_scores(
@@ -136,19 +134,15 @@ def read_scores(
     """
     choices = choices or TagChoices.of(vocabulary)
     tokens = greedy_tokens(scores, vocabulary, span)
+    language, emotion, event, normalisation = _best_tags(scores, choices)
     return Reading(
-        text=_text(scores, vocabulary, tokens),
-        tokens=tokens,
-        language=_best_tag(scores, LANGUAGE_FRAME, choices.language),
-        emotion=_best_tag(scores, EMOTION_FRAME, choices.emotion),
-        event=_best_tag(scores, EVENT_FRAME, choices.event),
-        itn=_best_tag(scores, NORMALISATION_FRAME, choices.normalisation).name == "withitn",
+        _text(scores, vocabulary, tokens), tokens, language, emotion, event, normalisation.name == "withitn"
     )
 
 
 def heard_language(scores: FrameScores, vocabulary: TokenTable, choices: TagChoices | None = None) -> str:
     """The language that the network would name, of all or of these choices."""
-    return _best_tag(scores, LANGUAGE_FRAME, (choices or TagChoices.of(vocabulary)).language).name
+    return _best_tags(scores, choices or TagChoices.of(vocabulary))[0].name
 
 
 def greedy_tokens(scores: FrameScores, vocabulary: TokenTable, span: Span | None = None) -> tuple[Token, ...]:
@@ -160,7 +154,7 @@ def greedy_tokens(scores: FrameScores, vocabulary: TokenTable, span: Span | None
     """
     texts, tokens = vocabulary.texts, list[Token]()
     space = ""  # a lone U+2581 is no token of its own: it leads the next one
-    for id, start_s, end_s, probability in _runs(scores, vocabulary.blank_id, span):
+    for id, start_s, end_s, probability in _runs(scores, span):
         text = space + texts[id]
         if text.isspace():
             space = text
@@ -170,17 +164,15 @@ def greedy_tokens(scores: FrameScores, vocabulary: TokenTable, span: Span | None
     return tuple(tokens)
 
 
-def _runs(scores: FrameScores, blank_id: int, span: Span | None) -> Iterator[tuple[int, float, float, float]]:
-    """The collapsed greedy path of the speech frames: (id, start_s, end_s, probability) without the blanks."""
+def _runs(scores: FrameScores, span: Span | None) -> Iterator[tuple[int, float, float, float]]:
+    """The collapsed greedy path of the speech frames: (id, start_s, end_s, probability), blanks and all."""
     ids = scores.ids[N_QUERY_FRAMES:]
-    starts = _run_starts(ids)
-    ends = np.append(starts[1:], ids.size)[: starts.size]
+    bounds = _run_bounds(ids)
+    starts = bounds[:-1]
     sums = np.add.reduceat(scores.probabilities[N_QUERY_FRAMES:], starts, dtype=np.float64)
-    spoken = ids[starts] != blank_id
-    starts, ends, sums = starts[spoken], ends[spoken], sums[spoken]
-    probabilities = np.minimum(sums / (ends - starts), 1.0)
-    columns = (ids[starts], _seconds(starts, span), _seconds(ends, span), probabilities)
-    return zip(*(column.tolist() for column in columns), strict=True)
+    probabilities = np.minimum(sums / (bounds[1:] - starts), 1.0)
+    seconds = _seconds(bounds, span).tolist()
+    return zip(ids[starts].tolist(), seconds, seconds[1:], probabilities.tolist(), strict=False)
 
 
 def _seconds(frames: npt.NDArray[np.intp], span: Span | None) -> npt.NDArray[np.float64]:
@@ -195,22 +187,22 @@ def _text(scores: FrameScores, vocabulary: TokenTable, tokens: Sequence[Token]) 
     if vocabulary.is_spelled:
         return "".join([token.text for token in tokens]).strip()
     ids = scores.ids[N_QUERY_FRAMES:]
-    spoken = [id for id in ids[_run_starts(ids)].tolist() if vocabulary.texts[id]]
+    spoken = [id for id in ids[_run_bounds(ids)[:-1]].tolist() if vocabulary.texts[id]]
     return vocabulary.decode(spoken).strip()
 
 
 def raw_text(scores: FrameScores, vocabulary: TokenTable) -> str:
     """What FunASR's `generate` returns for this utterance: all frames collapsed and decoded, tags and all."""
     ids = scores.ids
-    kept = ids[_run_starts(ids)]
+    kept = ids[_run_bounds(ids)[:-1]]
     return vocabulary.decode(kept[kept != vocabulary.blank_id].tolist())
 
 
-def _run_starts(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-    """The index of the first frame of each run of equal ids."""
-    starts = np.ones(ids.size, np.bool_)
-    np.not_equal(ids[1:], ids[:-1], out=starts[1:])
-    return np.flatnonzero(starts)
+def _run_bounds(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """The index of the first frame of each run of equal ids, and the end."""
+    bounds = np.ones(ids.size + 1, np.bool_)
+    np.not_equal(ids[1:], ids[:-1], out=bounds[1:-1])
+    return bounds.nonzero()[0]
 
 
 def _candidates(vocabulary: TokenTable, kind: TagKind, tags: tuple[Tag, ...]) -> dict[str, int]:
@@ -221,18 +213,43 @@ def _candidates(vocabulary: TokenTable, kind: TagKind, tags: tuple[Tag, ...]) ->
     return {names.get(token, token): id for token, id in tokens.items()}
 
 
-def _best_tag(scores: FrameScores, query_frame: int, choice: TagChoice) -> TagScore:
-    """The softmax of one query frame over these tags alone, best two; the earlier ones of equals."""
-    if not choice.names:
+def _best_tags(scores: FrameScores, choices: TagChoices) -> list[TagScore]:
+    """The best tag of each query frame."""
+    places = _places(choices, scores.tag_ids.tobytes())
+    log_probs = np.maximum(scores.tag_log_probs.ravel()[places], LEAST_LOG_PROB).tolist()
+    found, start = list[TagScore](), 0
+    for choice in choices:
+        end = start + len(choice.names)
+        found.append(_best_tag(choice.names, log_probs[start:end]))
+        start = end
+    return found
+
+
+@lru_cache(maxsize=64)
+def _places(choices: TagChoices, tag_ids: bytes) -> npt.NDArray[np.intp]:
+    """Where the choices are among the [4 * tags] log-probabilities of a model with these tags, int32.
+
+    Looked up for every utterance, they would cost more than its softmax: NumPy gives up the interpreter's lock for
+    a search, however short, and a hundred other callers wait to take it.
+    """
+    columns = np.frombuffer(tag_ids, np.int32)
+    return np.concatenate(
+        [
+            row * len(columns) + columns.searchsorted(np.array(choice.ids, np.int32))
+            for row, choice in enumerate(choices)
+        ]
+    )
+
+
+def _best_tag(names: Sequence[str], log_probs: Sequence[float]) -> TagScore:
+    """The softmax over these tags alone, best two; the earlier ones of equals."""
+    if not names:
         return TagScore("", 0.0)
-    log_probs = [max(one, LEAST_LOG_PROB) for one in scores.log_probs_of(query_frame, choice.ids).tolist()]
     best = max(log_probs)
     weights = [math.exp(one - best) for one in log_probs]
     total = sum(weights)
     first, *others = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[:2]
     if not others:
-        return TagScore(choice.names[first], 1.0)
+        return TagScore(names[first], 1.0)
     second = others[0]
-    return TagScore(
-        choice.names[first], weights[first] / total, choice.names[second], weights[second] / total
-    )
+    return TagScore(names[first], weights[first] / total, names[second], weights[second] / total)

@@ -11,8 +11,6 @@ from sensevoice.options import TranscribeOptions, VadOptions
 from sensevoice.tags import TAGS, Tag, TagKind
 from sensevoice.transcript import Gap, Segment, Transcript
 
-_TOKEN_FIELDS = tuple(field.name for field in fields(Token))
-
 
 def to_record(transcript: Transcript) -> str:
     """`transcript` as compact JSON; the table of tags is left out where it is the usual one."""
@@ -51,8 +49,7 @@ def options_from_record(values: dict[str, Any]) -> TranscribeOptions:
 
 
 def _segment_record(segment: Segment) -> dict[str, Any]:
-    tokens = [[getattr(token, name) for name in _TOKEN_FIELDS] for token in segment.tokens]
-    return {field.name: getattr(segment, field.name) for field in fields(segment)} | {"tokens": tokens}
+    return {field.name: getattr(segment, field.name) for field in fields(segment)}
 
 
 def _segment(tokens: list[list[Any]], **values: Any) -> Segment:

@@ -32,8 +32,3 @@ class FrameScores:
     probabilities: npt.NDArray[np.float32]
     tag_log_probs: npt.NDArray[np.float32]
     tag_ids: npt.NDArray[np.int32]
-
-    def log_probs_of(self, query_frame: int, tags: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """Log-probabilities of these tags' ids in one of the query frames."""
-        log_probs: npt.NDArray[np.float32] = self.tag_log_probs[query_frame][self.tag_ids.searchsorted(tags)]
-        return log_probs

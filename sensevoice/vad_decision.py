@@ -13,6 +13,7 @@ and stops.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,12 +70,13 @@ class FrameClassifier:
         """[T] probability of silence and [T] dB -> [T] is speech."""
         options = self._options
         noise = silence**options.speech_2_noise_ratio
-        speech: npt.NDArray[np.bool_] = 1.0 - silence >= noise + self.speech_noise_thres
+        margin = self.speech_noise_thres if options.fe_prior_thres < 1.0 else math.inf
+        speech: npt.NDArray[np.bool_] = 1.0 - silence >= noise + margin
         if decibels is not None and needs_decibels(options):
             audible = decibels >= options.decibel_thres
             above_noise = decibels - self._noise_levels(decibels, audible & ~speech)
             speech &= audible & (above_noise >= options.snr_thres)
-        return speech & (options.fe_prior_thres < 1.0)
+        return speech
 
     def _noise_levels(
         self, decibels: npt.NDArray[np.float64], is_noise: npt.NDArray[np.bool_]
@@ -103,14 +105,14 @@ class SpeechWindow:
         self._enough = int(options.sil_to_speech_time_thres_ms / FRAME_MS)
         self._too_few = int(options.speech_to_sil_time_thres_ms / FRAME_MS)
         self._first = 0
-        self._heard = np.zeros(self.size, dtype=np.bool_)  # the last frames of old, then the new
+        self._heard = np.zeros(self.size, np.int64)  # 1 for speech: the last frames of old, then the new
         self._speech, self._silence = bytearray(), bytearray()
 
     def feed(self, is_speech: npt.NDArray[np.bool_]) -> None:
         """Move on to the frames [T] that follow."""
         self._first += len(self._speech)
         self._heard = np.concatenate([self._heard[-self.size :], is_speech])
-        total = np.cumsum(self._heard, dtype=np.int64)
+        total = self._heard.cumsum()
         self._speech, self._silence = self._marks(total[self.size :] - total[: -self.size])
 
     def _marks(self, count: npt.NDArray[np.int64]) -> tuple[bytearray, bytearray]:
@@ -132,9 +134,9 @@ class SpeechWindow:
     def forget(self, frame: int) -> None:
         """Count as silence whatever lies before this frame."""
         at = frame - self._first
-        self._heard[at : at + self.size] = False
+        self._heard[at : at + self.size] = 0
         self._speech[at : at + self.size], self._silence[at : at + self.size] = self._marks(
-            np.cumsum(self._heard[at + self.size : at + 2 * self.size], dtype=np.int64)
+            self._heard[at + self.size : at + 2 * self.size].cumsum()
         )
 
 

@@ -317,3 +317,13 @@ def test_log_probabilities_of_minus_infinity_make_no_nan() -> None:
     scores = make_scores([])
     scores.tag_log_probs[:] = -np.inf
     assert read_scores(scores, VOCABULARY).emotion.probability == pytest.approx(1 / 4)
+
+
+def test_one_set_of_choices_reads_models_whose_tables_of_tags_differ() -> None:
+    choices = TagChoices.of(VOCABULARY)
+    every = make_scores([], tags=({"en": 0.75}, {"SAD": 0.75}, {"BGM": 0.75}, {}))
+    fewer = np.arange(ID["zh"], len(PIECES), dtype=np.int32)
+    tagged = FrameScores(every.ids, every.probabilities, every.tag_log_probs[:, fewer], fewer)
+    expected = read_scores(every, VOCABULARY, choices)
+    assert (expected.language.name, expected.emotion.name, expected.event.name) == ("en", "SAD", "BGM")
+    assert read_scores(tagged, VOCABULARY, choices) == expected

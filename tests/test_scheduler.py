@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event, Lock
+from concurrent.futures import ThreadPoolExecutor
+from signal import SIGINT, pthread_kill
+from threading import Event, Lock, get_ident
 
 import numpy as np
 import numpy.typing as npt
@@ -172,16 +173,17 @@ def test_what_an_interrupted_caller_waited_for_is_not_computed():
     inner = RecordingEngine(held=True)
     engine = batching(inner, batch_s=1)
 
-    def interrupted(work):  # type: ignore[no-untyped-def]
-        raise KeyboardInterrupt
+    def interrupt(caller: int) -> None:
+        while engine.waiting < 2:
+            pass
+        pthread_kill(caller, SIGINT)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         blocking = pool.submit(engine.recognise, [utterance(1)])
         assert inner.started.wait(10)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Future, "result", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                engine.recognise([utterance(2), utterance(3)])
+        pool.submit(interrupt, get_ident())
+        with pytest.raises(KeyboardInterrupt):
+            engine.recognise([utterance(2), utterance(3)])
         inner.released.set()
         assert numbers(blocking.result(10)) == [1]
     assert inner.batches == [[1.0]]

@@ -106,7 +106,7 @@ def test_a_long_pause_begins_a_new_cue() -> None:
     text = "今天天气真好我们去公园"
     made = segment(text)
     tokens = [
-        token if i < 6 else dataclasses.replace(token, start_s=token.start_s + 3, end_s=token.end_s + 3)
+        token if i < 6 else token._replace(start_s=token.start_s + 3, end_s=token.end_s + 3)
         for i, token in enumerate(made.tokens)
     ]
     cues = make_cues(transcript_of(dataclasses.replace(made, tokens=tuple(tokens), end_s=9.0)))
