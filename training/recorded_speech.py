@@ -9,9 +9,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +23,16 @@ from sensevoice.spans import SAMPLE_RATE
 from training.amazon_queen import Archive, is_another
 from training.codecs import decoded, encode
 from training.lines import RecordedLine
+from training.syllables import FOLDER, Syllables, mandarin, said
 from training.text import HeldOut, plain
 
 PACKAGES = ("flight-of-the-amazon-queen", "asterisk-core-sounds-en", "asterisk-core-sounds-en-g722")
 BIT_RATE = 10_000
 GAP = SAMPLE_RATE // 20  # silence between clips, so that none is heard in its neighbour
 SHORTEST_S, LONGEST_S = 0.5, 15.0
-SLOWEST, FASTEST = 4.0, 22.0  # letters a second; beyond, text and recording do not belong together
+# characters a second at the slowest and fastest; beyond, text and recording do not belong together
+PACES = {"en": (4.0, 22.0), "zh": (1.0, 9.0)}
+JOINED = 1_500  # clips of Mandarin syllables
 HERO_SHARE = 7  # one of so many lines that may be the hero's is kept: he is to be one voice among others
 WRITTEN = re.compile(r"[A-Za-z'][A-Za-z' ,.?!-]*")
 NO_WORDS = re.compile(r"(?i:([a-z])\1\1)|[A-Z]{4}")  # drawn out, or shouted
@@ -46,7 +51,7 @@ class Recording:
 def pack_speech(packages: Path, target: Path) -> None:
     """Write the recordings in these unpacked packages to the folder `target`."""
     held_out = HeldOut()
-    recordings = (*game_speech(packages), *prompts(packages))
+    recordings = (*game_speech(packages), *prompts(packages), *joined_syllables(packages))
     target.mkdir(parents=True, exist_ok=True)
     write_recordings(target, [r for r in recordings if is_plausible(r) and not held_out.overlaps(r.text)])
 
@@ -88,6 +93,14 @@ def prompts(packages: Path) -> Iterator[Recording]:
                 yield Recording(text, decoded(str(path), "g722"))
 
 
+def joined_syllables(packages: Path) -> Iterator[Recording]:
+    """Mandarin sentences and strings of words, joined from one man's syllables."""
+    for folder in packages.rglob(FOLDER):
+        rng = random.Random(0)
+        clips = islice(said(Syllables.read(folder), mandarin(rng), rng), JOINED)
+        yield from (Recording(text, clip, "zh") for text, clip in clips)
+
+
 def tidy(sentence: str) -> str:
     """The sentence as it is written, with commas for dots and dashes; "" if it has more than words."""
     text = PAUSE.sub(", ", sentence.replace('"', "")).strip(" ,-")
@@ -97,4 +110,5 @@ def tidy(sentence: str) -> str:
 def is_plausible(recording: Recording) -> bool:
     """Whether the clip is of a usable length, and of the one that its text would have."""
     seconds = len(recording.samples) / SAMPLE_RATE
-    return SHORTEST_S <= seconds <= LONGEST_S and SLOWEST <= len(recording.text) / seconds <= FASTEST
+    slowest, fastest = PACES[recording.language]
+    return SHORTEST_S <= seconds <= LONGEST_S and slowest <= len(recording.text) / seconds <= fastest
