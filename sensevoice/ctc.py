@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -57,8 +56,7 @@ class Token(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True)
-class TagScore:
+class TagScore(NamedTuple):
     """The best tag of one kind and the next best; `name` is "" if the vocabulary has none of the kind."""
 
     name: str
@@ -67,8 +65,7 @@ class TagScore:
     runner_up_probability: float | None = None
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What one utterance says."""
 
     text: str
@@ -248,8 +245,9 @@ def _best_tag(names: Sequence[str], log_probs: Sequence[float]) -> TagScore:
     best = max(log_probs)
     weights = [math.exp(one - best) for one in log_probs]
     total = sum(weights)
-    first, *others = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)[:2]
-    if not others:
+    first = weights.index(max(weights))
+    if len(names) == 1:
         return TagScore(names[first], 1.0)
-    second = others[0]
-    return TagScore(names[first], weights[first] / total, names[second], weights[second] / total)
+    probability, weights[first] = weights[first] / total, -1.0
+    second = weights.index(max(weights))
+    return TagScore(names[first], probability, names[second], weights[second] / total)

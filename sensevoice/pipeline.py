@@ -168,7 +168,7 @@ class Transcriber:
                 yield from background.map(partial(self._recognised, options=options), stretches, workers)
 
     def _recognised(self, stretch: _Stretch, options: TranscribeOptions) -> _Stretch:
-        return replace(stretch, segments=self.recognise(stretch.utterances, options))
+        return stretch._replace(segments=self.recognise(stretch.utterances, options))
 
     def recognise(self, utterances: Sequence[Utterance], options: TranscribeOptions) -> list[Segment]:
         """What is said in these pieces of a recording, a segment for each."""
@@ -234,8 +234,7 @@ class _Sound(NamedTuple):
     is_last: bool
 
 
-@dataclass(frozen=True)
-class _Stretch:
+class _Stretch(NamedTuple):
     """The utterances that have ended by `end_s`, and had not in the stretch before."""
 
     utterances: Sequence[Utterance]

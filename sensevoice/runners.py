@@ -158,7 +158,7 @@ class PackedRunner:
         """See `Runner`. If the numbers grow too large for fp16, they are computed in bf16 from then on."""
         may_overflow = self._may_overflow
         scores = self._compute(Packing.of(utterances, queries, self._frontend.lfr_n))
-        if may_overflow and any(np.isnan(one.probabilities).any() for one in scores):
+        if may_overflow and np.isnan(np.concatenate([one.probabilities for one in scores])).any():
             self._leave_fp16()
             return self(utterances, queries)
         return scores

@@ -102,40 +102,42 @@ class SpeechWindow:
             raise OptionError(
                 f"window_size_ms must be at least {FRAME_MS}.", window_size_ms=options.window_size_ms
             )
-        self._enough = int(options.sil_to_speech_time_thres_ms / FRAME_MS)
-        self._too_few = int(options.speech_to_sil_time_thres_ms / FRAME_MS)
+        enough = int(options.sil_to_speech_time_thres_ms / FRAME_MS)
+        too_few = int(options.speech_to_sil_time_thres_ms / FRAME_MS)
+        self._bounds = np.array([[enough], [too_few + 1]])
         self._first = 0
         self._heard = np.zeros(self.size, np.int64)  # 1 for speech: the last frames of old, then the new
-        self._speech, self._silence = bytearray(), bytearray()
+        # whether each frame has enough speech behind it, and whether it has more than too little
+        self._speech, self._more = bytearray(), bytearray()
 
     def feed(self, is_speech: npt.NDArray[np.bool_]) -> None:
         """Move on to the frames [T] that follow."""
         self._first += len(self._speech)
         self._heard = np.concatenate([self._heard[-self.size :], is_speech])
         total = self._heard.cumsum()
-        self._speech, self._silence = self._marks(total[self.size :] - total[: -self.size])
+        self._speech, self._more = self._marks(total[self.size :] - total[: -self.size])
 
     def _marks(self, count: npt.NDArray[np.int64]) -> tuple[bytearray, bytearray]:
-        enough, too_few = count >= self._enough, count <= self._too_few
-        return bytearray(enough.tobytes()), bytearray(too_few.tobytes())
+        enough, more = count >= self._bounds
+        return bytearray(enough.tobytes()), bytearray(more.tobytes())
 
     def next_speech(self, frame: int, stop: int) -> int:
         """The first frame in [frame, stop) with enough speech behind it, else -1."""
-        return self._find(self._speech, frame, stop)
+        return self._find(self._speech, True, frame, stop)
 
     def next_silence(self, frame: int, stop: int) -> int:
         """The first frame in [frame, stop) with too little speech behind it, else -1."""
-        return self._find(self._silence, frame, stop)
+        return self._find(self._more, False, frame, stop)
 
-    def _find(self, marks: bytearray, frame: int, stop: int) -> int:
-        found = marks.find(1, frame - self._first, stop - self._first)
+    def _find(self, marks: bytearray, mark: bool, frame: int, stop: int) -> int:
+        found = marks.find(mark, frame - self._first, stop - self._first)
         return found if found < 0 else found + self._first
 
     def forget(self, frame: int) -> None:
         """Count as silence whatever lies before this frame."""
         at = frame - self._first
         self._heard[at : at + self.size] = 0
-        self._speech[at : at + self.size], self._silence[at : at + self.size] = self._marks(
+        self._speech[at : at + self.size], self._more[at : at + self.size] = self._marks(
             self._heard[at + self.size : at + 2 * self.size].cumsum()
         )
 

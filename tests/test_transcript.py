@@ -31,7 +31,7 @@ def make_reading(**changes: object) -> Reading:
         event=TagScore("Speech", 0.95, "BGM", 0.03),
         itn=True,
     )
-    return dataclasses.replace(reading, **changes)
+    return reading._replace(**changes)
 
 
 def segment(start_ms: int = 0, end_ms: int = 1000, **changes: object) -> Segment:
