@@ -126,6 +126,7 @@ def test_another_file_is_not_the_game(tmp_path: Path) -> None:
         ('"Push the panel."', "Push the panel."),
         ("Aaaargh!", ""),
         ("STOP HIM", ""),
+        ("No - it's a well-known ... oh, -- thing.", "No, it's a well-known, oh, thing."),
         ("Press 1 for help.", ""),
         ("[this is a beep]", ""),
     ],
@@ -155,7 +156,7 @@ def packages(folder: Path) -> Path:
 
 
 def test_recordings_are_packed_with_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded_speech, "HERO_SHARE", 2)
+    monkeypatch.setattr(recorded_speech, "QUEEN_HERO", 2)
     pack_speech(packages(tmp_path / "packages"), tmp_path / "recorded")
     lines = recorded_lines(tmp_path)
     assert [(line.text, line.plain) for line in lines] == [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sensevoice.spans import SAMPLE_RATE
-from training import recorded_speech
+from training import recorded_speech, syllables
 from training.codecs import Clip, encode
 from training.lines import recorded_lines
 from training.recorded_speech import Recording, is_plausible, pack_speech
@@ -105,7 +105,7 @@ def test_mandarin_has_a_pace_of_its_own(seconds: float, kept: bool) -> None:
 def test_joined_syllables_are_packed_as_mandarin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pypinyin")
     folder(tmp_path / "package", ["ni2", "ni3", "hao2", "hao3", "ma3"])
-    monkeypatch.setattr(recorded_speech, "mandarin", lambda rng: PAIRS)
+    monkeypatch.setattr(syllables, "mandarin", lambda rng: PAIRS)
     monkeypatch.setattr(recorded_speech, "JOINED", 2)
     pack_speech(tmp_path, tmp_path / "recorded")
     lines = recorded_lines(tmp_path)

@@ -11,32 +11,40 @@ import io
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+import wave
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from sensevoice.spans import SAMPLE_RATE
-from training.amazon_queen import Archive, is_another
+from training import amazon_queen, drascula, steel_sky, syllables
 from training.codecs import decoded, encode
 from training.lines import RecordedLine
-from training.syllables import FOLDER, Syllables, mandarin, said
 from training.text import HeldOut, plain
 
-PACKAGES = ("flight-of-the-amazon-queen", "asterisk-core-sounds-en", "asterisk-core-sounds-en-g722")
+PACKAGES = (
+    *("flight-of-the-amazon-queen", "beneath-a-steel-sky", "drascula"),
+    *("asterisk-core-sounds-en", "asterisk-core-sounds-en-g722"),
+)
 BIT_RATE = 10_000
 GAP = SAMPLE_RATE // 20  # silence between clips, so that none is heard in its neighbour
 SHORTEST_S, LONGEST_S = 0.5, 15.0
 # characters a second at the slowest and fastest; beyond, text and recording do not belong together
 PACES = {"en": (4.0, 22.0), "zh": (1.0, 9.0)}
 JOINED = 1_500  # clips of Mandarin syllables
-HERO_SHARE = 7  # one of so many lines that may be the hero's is kept: he is to be one voice among others
+# One of so many lines that may be the hero's is kept: he is to be one voice among others, of some twenty minutes.
+QUEEN_HERO, SKY_HERO, DRASCULA_HERO = 7, 3, 3
 WRITTEN = re.compile(r"[A-Za-z'][A-Za-z' ,.?!-]*")
 NO_WORDS = re.compile(r"(?i:([a-z])\1\1)|[A-Z]{4}")  # drawn out, or shouted
-PAUSE = re.compile(r"\s*(?:\.{2,}|-{2,})\s*")
+PAUSE = re.compile(r",?\s*(?:\.{2,}|-{2,}|\s-(?=\s))\s*")
+IN_CAPITALS = re.compile(r"(?P<start>^|(?<!\.)[.?!] +)?\b(?P<word>[A-Z]+)\b(?P<tail>'[A-Z]+\b)?")
+
+Voice = TypeVar("Voice", str, int)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,8 @@ class Recording:
 def pack_speech(packages: Path, target: Path) -> None:
     """Write the recordings in these unpacked packages to the folder `target`."""
     held_out = HeldOut()
-    recordings = (*game_speech(packages), *prompts(packages), *joined_syllables(packages))
+    sources = (queen_speech, sky_speech, drascula_speech, prompts, joined_syllables)
+    recordings = (recording for source in sources for recording in source(packages))
     target.mkdir(parents=True, exist_ok=True)
     write_recordings(target, [r for r in recordings if is_plausible(r) and not held_out.overlaps(r.text)])
 
@@ -72,14 +81,51 @@ def write_recordings(target: Path, recordings: Iterable[Recording]) -> None:
     (target / "speech.jsonl").write_text(table, encoding="utf-8")
 
 
-def game_speech(packages: Path) -> Iterator[Recording]:
-    """What is said in Flight of the Amazon Queen; a share of what the hero may have said."""
+def queen_speech(packages: Path) -> Iterator[Recording]:
+    """What is said in Flight of the Amazon Queen."""
     for path in packages.rglob("queen.1c"):
-        archive = Archive.read(path)
-        said = sorted((not is_another(name), name, tidy(text)) for name, text in archive.spoken().items())
-        for number, (sparse, name, text) in enumerate(said):
-            if text and not (sparse and number % HERO_SHARE):
-                yield Recording(text, decoded(io.BytesIO(archive.files[name]), "mp3"))
+        game = amazon_queen.Archive.read(path)
+        for name, text in chosen(game.spoken(), amazon_queen.is_another, QUEEN_HERO):
+            yield Recording(text, decoded(io.BytesIO(game.files[name]), "mp3"))
+
+
+def sky_speech(packages: Path) -> Iterator[Recording]:
+    """What is said in Beneath a Steel Sky."""
+    for path in packages.rglob("sky.dnr"):
+        game = steel_sky.Game.read(path)
+        said = {number: small(text, steel_sky.NAMES) for number, text in game.spoken().items()}
+        for number, text in chosen(said, game.others().__contains__, SKY_HERO):
+            yield Recording(text, pcm8(game.voice(number), steel_sky.SOUND_RATE))
+
+
+def drascula_speech(packages: Path) -> Iterator[Recording]:
+    """What is said in Drascula."""
+    for path in packages.rglob("drascula.dat"):
+        game = drascula.Game.read(path)
+        said = {name: small(text, drascula.NAMES) for name, text in game.spoken().items()}
+        for name, text in chosen(said, drascula.is_another, DRASCULA_HERO):
+            if name not in drascula.OFF_SCRIPT:
+                yield Recording(text, pcm8(game.voice(name), drascula.SOUND_RATE))
+
+
+def chosen(
+    said: Mapping[Voice, str], is_another: Callable[[Voice], bool], hero_share: int
+) -> Iterator[tuple[Voice, str]]:
+    """Voices and tidy sentences: all that are surely not the hero's, and one of `hero_share` of the rest."""
+    lines = sorted((not is_another(voice), voice, tidy(text)) for voice, text in said.items())
+    for number, (sparse, voice, text) in enumerate(lines):
+        if text and not (sparse and number % hero_share):
+            yield voice, text
+
+
+def pcm8(samples: bytes, rate: int) -> npt.NDArray[np.int16]:
+    """8-bit samples at `rate` as [samples] at 16 kHz."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 1, rate, 0, "NONE", ""))
+        writer.writeframes(samples)
+    file.seek(0)
+    return decoded(file, "wav")
 
 
 def prompts(packages: Path) -> Iterator[Recording]:
@@ -95,16 +141,28 @@ def prompts(packages: Path) -> Iterator[Recording]:
 
 def joined_syllables(packages: Path) -> Iterator[Recording]:
     """Mandarin sentences and strings of words, joined from one man's syllables."""
-    for folder in packages.rglob(FOLDER):
+    for folder in packages.rglob(syllables.FOLDER):
         rng = random.Random(0)
-        clips = islice(said(Syllables.read(folder), mandarin(rng), rng), JOINED)
-        yield from (Recording(text, clip, "zh") for text, clip in clips)
+        joined = syllables.said(syllables.Syllables.read(folder), syllables.mandarin(rng), rng)
+        yield from (Recording(text, clip, "zh") for text, clip in islice(joined, JOINED))
 
 
 def tidy(sentence: str) -> str:
     """The sentence as it is written, with commas for dots and dashes; "" if it has more than words."""
     text = PAUSE.sub(", ", sentence.replace('"', "")).strip(" ,-")
     return text if WRITTEN.fullmatch(text) and not NO_WORDS.search(text) else ""
+
+
+def small(text: str, names: Iterable[str]) -> str:
+    """The text without capitals for stress: they are left in names, and where a sentence begins."""
+    spelled = {name.lower(): name for name in names}
+
+    def spell(match: re.Match[str]) -> str:
+        start, word, tail = (part or "" for part in match.groups())
+        word = spelled.get(word.lower(), word.lower())
+        return start + (word if match["start"] is None else word[:1].upper() + word[1:]) + tail.lower()
+
+    return IN_CAPITALS.sub(spell, text)
 
 
 def is_plausible(recording: Recording) -> bool:
