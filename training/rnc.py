@@ -3,7 +3,7 @@
 After "RNC" and 1 come the unpacked and the packed length (big-endian), two checksums, and the number of blocks. A block
 holds three Huffman tables (lengths of runs, distances and lengths of copies), a count, and so many pairs of a run
 and a copy, the last without its copy. Bits are read from 16-bit little-endian words, lowest first; bytes of runs lie
-between the words. https://segaretro.org/Rob_Northen_compression
+between the words. The layout is known from ScummVM (engines/sky/rnc_deco.cpp).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ SOUND_RATE = 11_025
 HEADER = 22  # bytes before a voice
 BLOCK = 32  # sentences
 # A script has a sentence said by somebody whom the hero listens to: push number, push animation, call with three
-# arguments function 37 or 38, four bytes each.
+# arguments function 37 or 38 (times four), in words of two bytes.
 LISTENS = re.compile(rb"\x02\0(..)[\0\x02\x0f]\0..\x0b\0\x03\0[\x94\x98]\0", re.DOTALL)
 NAMES = (
     "Anita", "Babs", "Belle", "Blunt", "Burke", "Chutney", "Colston", "D", "Danielle", "Dr", "Eduardo", "Foster",
