@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from training import fused
+from training.tones import Toned, with_tones
 from training.vocoder import quicken
 
 FRAME_SAMPLES_24K = 600  # one duration unit is 25 ms
 FRAME_SAMPLES_16K = 400
+FADE_SAMPLES = 80
 STYLE_WIDTH = 256  # 128 for timbre, 128 for prosody
 VOICED_HZ = 10.0
 Array = npt.NDArray[Any]
@@ -227,7 +229,11 @@ class Prosody:
 
 @dataclass
 class Request:
-    """One utterance to be spoken: token ids without the end marks, a style row, a prosody."""
+    """One utterance to be spoken: token ids without the end marks, a style row, a prosody.
+
+    `tones`: of the syllables whose pitch is not left to the synthesiser. `pauses`: (token, frames) of silences
+    that it would not make, put into its speech by `pulled_apart`.
+    """
 
     ids: list[int]
     style: Array  # [256]
@@ -235,6 +241,8 @@ class Request:
     # what it is, which speaking does not need
     line: int
     emotion: int
+    tones: tuple[Toned, ...] = ()
+    pauses: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -302,6 +310,7 @@ class Synthesiser:
         text = _spread([plan.text for plan in plans], durations, total)
         style = torch.from_numpy(np.stack([p.request.style for p in plans])).to(self.device)
         pitch, energy = self.model.predictor.F0Ntrain(encoded, style[:, 128:])
+        pitch = with_tones(pitch, durations, [plan.request.tones for plan in plans], VOICED_HZ)
         pitch, energy = _bend(pitch, energy, [plan.request.prosody for plan in plans])
         samples = self.model.decoder(text, pitch, energy, style[:, :128]).squeeze(1)
         return Spoken(
@@ -309,6 +318,39 @@ class Synthesiser:
             _to_16k(samples[:, : total * FRAME_SAMPLES_24K]),
             nn.utils.rnn.pad_sequence(durations, batch_first=True),
         )
+
+
+def pulled_apart(spoken: Spoken) -> Iterator[Spoken]:
+    """The same speech with the pauses that its requests want, each such utterance for itself."""
+    at_once = [i for i, request in enumerate(spoken.requests) if not request.pauses]
+    if at_once:
+        yield Spoken(
+            [spoken.requests[i] for i in at_once], spoken.samples[at_once], spoken.durations[at_once]
+        )
+    for request, samples, durations in zip(spoken.requests, spoken.samples, spoken.durations, strict=True):
+        if request.pauses:
+            yield _with_pauses(request, samples, durations)
+
+
+def _with_pauses(request: Request, samples: Tensor, durations: Tensor) -> Spoken:
+    """Silences in the middle of the tokens that they are wanted at, and the sound fading on both sides."""
+    durations = durations.clone()
+    ends, pieces, begin = durations.cumsum(0).tolist(), [], 0
+    for token, frames in request.pauses:
+        cut = (ends[token] + ends[token + 1]) // 2 * FRAME_SAMPLES_16K
+        pieces += [_faded(samples[begin:cut]), samples.new_zeros(frames * FRAME_SAMPLES_16K)]
+        durations[token + 1] += frames  # the end mark comes first
+        begin = cut
+    whole = torch.cat([*pieces, _faded(samples[begin:])])
+    return Spoken([request], whole[None], durations[None])
+
+
+def _faded(samples: Tensor) -> Tensor:
+    ramp = torch.linspace(0, 1, FADE_SAMPLES, device=samples.device)[: len(samples)]
+    faded = samples.clone()
+    faded[: len(ramp)] *= ramp
+    faded[len(samples) - len(ramp) :] *= ramp.flip(0)
+    return faded
 
 
 def _spread(columns: Sequence[Tensor], durations: Sequence[Tensor], total: int) -> Tensor:

@@ -42,7 +42,7 @@ KOREAN_VOWELS = dict(zip(VOWELS, VOWEL_SYMBOLS.split(","), strict=True))
 KOREAN_CODAS = dict(zip("ㄱㄴㄷㄹㅁㅂㅇ", "kntlmpŋ", strict=True)) | {"": ""}
 VOICED = {"ㄱ": "ɡ", "ㄷ": "d", "ㅂ": "b", "ㅈ": "ʥ"}
 
-# Cantonese: jyutping (LSHK, 1993) -> IPA. Six tones on the four marks that Kokoro knows.
+# Cantonese: jyutping (LSHK, 1993) -> IPA. Six tones on the four marks that Kokoro knows, and as digits (`tones.py`).
 CANTONESE_ONSETS = {
     "b": "p",
     "p": "pʰ",
@@ -62,6 +62,7 @@ CANTONESE_NUCLEI = {
 CANTONESE_FINALS = {
     "ei": "ei", "ou": "ou", "ing": "ɪŋ", "ik": "ɪk", "ung": "ʊŋ", "uk": "ʊk", "eoi": "øy", "a": "a",
 }  # fmt: skip
+TONES = "123456"
 CANTONESE_TONES = {"1": "→", "2": "↗", "3": "", "4": "↓", "5": "↗", "6": "↓"}
 JYUTPING = re.compile(r"(?P<onset>gw|kw|ng|[bpmfdtnlgkhwzcsj])?(?P<final>.*?)(?P<tone>[1-6])")
 
@@ -71,15 +72,16 @@ class UnspeakableError(ValueError):
 
 
 def phonemise(language: str, spoken: str) -> str:
-    """Kokoro's symbols for `spoken`, the text with its numbers written out.
+    """Kokoro's symbols for `spoken`, the text with its numbers written out, and the tones of Cantonese as digits.
 
     Raises UnspeakableError if a symbol is unknown to Kokoro or there are more than MAX_SYMBOLS.
     """
     symbols = re.sub(r"\s+", " ", PHONEMISERS[language](spoken)).strip()
     symbols = re.sub(r" (?=[,.?!])|[“”—]|(?<=\.)\.", "", symbols)
-    unknown = set(symbols) - kokoro_symbols()
-    if unknown or not 0 < len(symbols) <= MAX_SYMBOLS:
-        raise UnspeakableError(f"{spoken!r}: {sorted(unknown)}, {len(symbols)} symbols")
+    known = [symbol for symbol in symbols if symbol in kokoro_symbols()]
+    unknown = set(symbols) - {*known, *TONES}
+    if unknown or not 0 < len(known) <= MAX_SYMBOLS:
+        raise UnspeakableError(f"{spoken!r}: {sorted(unknown)}, {len(known)} symbols")
     return symbols
 
 
@@ -174,7 +176,8 @@ def _cantonese_syllable(reading: str) -> str:
     match = JYUTPING.fullmatch(reading)
     if match is None:
         raise UnspeakableError(reading)
-    onset, final, tone = match["onset"] or "", match["final"], CANTONESE_TONES[match["tone"]]
+    onset, final = match["onset"] or "", match["final"]
+    tone = CANTONESE_TONES[match["tone"]] + match["tone"]
     if not final:  # the syllabic nasals of 唔 and 五
         return CANTONESE_ONSETS.get(onset, onset) + tone
     if onset == "j" and final.startswith("yu"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from sensevoice.spans import SAMPLE_RATE
-from training.kokoro import Prosody, Request, Spoken, Synthesiser
+from training.kokoro import Prosody, Request, Spoken, Synthesiser, pulled_apart
+from training.tones import tones_of
+from training.words import APART
 
 Array = npt.NDArray[Any]
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
@@ -75,6 +77,8 @@ HELD_OUT_VOICES = {
     "test": {"en": "bf_emma", "zh": "zm_yunyang", "yue": "zm_yunyang", "ja": "jf_gongitsune", "ko": "hm_psi"},
 }
 ALL_TRAINING_VOICES = sorted({*_TIMBRES, *(name for names in TRAINING_VOICES.values() for name in names)})
+PACE_APART = (0.6, 1.0)  # of what is usual
+PAUSE_FRAMES = (4, 25)  # of 25 ms, the longest pause of an utterance
 TIMBRE_WIDTH = 128  # of a style; the rest is prosody
 
 
@@ -224,8 +228,21 @@ def requests_for(
             style = cast.draw(rng, line.lang, len(ids))
         else:
             style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
-        requests.append(Request(ids, style, draw_prosody(rng, EMOTIONS[emotion]), index, emotion))
+        tones = tones_of(line.phonemes, symbols)
+        prosody = draw_prosody(rng, EMOTIONS[emotion])
+        pauses: tuple[tuple[int, int], ...] = ()
+        if line.kind == APART:
+            prosody = replace(prosody, pace=prosody.pace * rng.uniform(*PACE_APART))
+            pauses = draw_pauses(rng, ids, symbols["."])
+        requests.append(Request(ids, style, prosody, index, emotion, tones, pauses))
     return requests
+
+
+def draw_pauses(rng: np.random.Generator, ids: Sequence[int], stop: int) -> tuple[tuple[int, int], ...]:
+    """(token, frames) of pauses at all full stops but the last, about as long as each other."""
+    longest = int(rng.integers(*PAUSE_FRAMES))
+    stops = [token for token, known in enumerate(ids[:-1]) if known == stop]
+    return tuple((token, int(rng.integers(longest // 2, longest + 1))) for token in stops)
 
 
 def synthesise(
@@ -242,7 +259,7 @@ def synthesise(
     seconds, began = 0.0, time.monotonic()
     for first in range(0, len(requests), chunk):
         for spoken in synthesiser.speak(requests[first : first + chunk], batch_frames=batch_frames):
-            parts.append(_Part.of(spoken))
+            parts += map(_Part.of, pulled_apart(spoken))
             seconds += spoken.samples.numel() / SAMPLE_RATE
             if time.monotonic() > until or seconds > hours * 3600:
                 break

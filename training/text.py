@@ -29,7 +29,7 @@ from training.numbers import Pair
 from training.packages import fetch
 from training.phonemes import UnspeakableError, phonemise
 from training.templates import Templates
-from training.words import COARSE
+from training.words import APART, COARSE
 
 LANGUAGES = ("zh", "en", "yue", "ja", "ko")
 PACKAGES = Path(".carry/packages")
@@ -42,6 +42,7 @@ SHARES = {  # of a language's lines, in the order in which they are chosen; stri
     "mixed": {"en": 0.0, "zh": 0.04, "yue": 0.04, "ja": 0.0, "ko": 0.0},
     "template": {"en": 0.06, "zh": 0.05, "yue": 0.07, "ja": 0.08, "ko": 0.12},
 }
+APART_SHARES = {"zh": 0.12, "yue": 0.06, "en": 0.03, "ja": 0.03, "ko": 0.03}  # of the lines: words one by one
 SPARE = 1.4  # candidates for each line that is wanted
 SECTIONS = {"template": "everyday", "numbers": "numbers", "short": "short", "mixed": "mixed"}
 HAN_LIMIT, HANGUL_LIMIT = 3_450, 1_250
@@ -52,6 +53,7 @@ FEWEST_LETTERS = {"en": 18, "zh": 6, "yue": 6, "ja": 10, "ko": 8}  # of a natura
 JOINED = 0.3  # of the template lines are two sentences
 FEWEST_NEW = 0.5  # of a natural sentence's sequences are in no natural sentence before it
 WORKERS = 2
+CHARACTERS = ("zh", "yue")  # whose words, one by one, are characters
 SPACED = ("en", "ko")  # languages written with spaces and ASCII punctuation
 CLEAN = {
     "en": re.compile(r"[A-Z][A-Za-z',;\- ]+[.?!]"),
@@ -153,6 +155,16 @@ def word_strings(
     for chosen in words.strings(vocabulary, met, rng):
         written = gap.join(chosen) + stop
         yield written[0].upper() + written[1:], " ".join(chosen) + stop
+
+
+def words_apart(language: str, vocabulary: words.Vocabulary, rng: random.Random) -> Iterator[Pair]:
+    """Endless lists of words that are said one by one, as sentences of their own."""
+    reading = partial(phonemise, language) if language in CHARACTERS else None
+    comma, stop, gap = (", ", ".", " ") if language in SPACED else ("，", "。", "")
+    comma = "、" if language == "ja" else comma
+    for chosen in words.one_by_one(vocabulary, reading, rng):
+        written = comma.join(chosen) + stop
+        yield written[0].upper() + written[1:], f"{stop}{gap}".join(chosen) + stop
 
 
 def plain(language: str, spoken: str) -> str:
@@ -258,6 +270,8 @@ def selected(
         kept += islice(fit, int(lines * share[language]))
     rng = random.Random(f"{seed} {language} words")
     vocabulary = words.vocabulary(language).within(allowed)
+    lists = _fresh(language, APART, words_apart(language, vocabulary, rng), set())
+    kept += islice(_fit(lists, allowed, held_out), int(lines * APART_SHARES[language]))
     pairs = word_strings(language, vocabulary, kept, rng)
     strings = _fit(_fresh(language, "words", pairs, set()), allowed, held_out)
     return [*kept, *islice(strings, lines - len(kept))]

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,8 @@ COARSE = re.compile(
 )
 FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
 LENGTHS = (2, 9)  # words of a string
+APART = "apart"  # the kind of lines whose words are said one by one
+APART_LENGTHS = (3, 8)  # words of a list
 COMMON = 0.25  # of the words are drawn by frequency, the others by need
 CHARACTER_GOAL = 25  # times that each character is to be met before words are counted
 
@@ -126,6 +128,27 @@ def strings(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> It
         chosen += itertools.islice(in_need, count - drawn)
         rng.shuffle(chosen)
         yield chosen
+
+
+def one_by_one(
+    vocabulary: Vocabulary, reading: Callable[[str], str] | None, rng: random.Random
+) -> Iterator[list[str]]:
+    """Endless lists of 3 to 8 common words that are said apart.
+
+    With a `reading` they are characters, and of those that are read alike only the commonest: no word around it
+    says which is meant, and nobody can tell by ear. Each reading is as likely as any other.
+    """
+    frequent = vocabulary.words[: vocabulary.common]
+    weights = list(itertools.accumulate(1 / (FLATTENING + rank) for rank in range(len(frequent))))
+    if reading is not None:
+        by_reading: dict[str, str] = {}
+        for character in frequent:
+            if len(character) == 1:
+                by_reading.setdefault(reading(character), character)
+        frequent = tuple(by_reading.values())
+        weights = list(range(1, len(frequent) + 1))
+    while frequent:
+        yield rng.choices(frequent, cum_weights=weights, k=rng.randint(*APART_LENGTHS))
 
 
 def needed(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> Iterator[str]:
