@@ -23,7 +23,7 @@ from training import words
 from training.codecs import Clip, decoded
 from training.numbers import Pair
 from training.templates import Templates
-from training.text import word_strings
+from training.text import word_strings, words_apart
 from training.tokens import characters
 
 PACKAGE = "yanyu@0.1.4"
@@ -123,12 +123,14 @@ def said(syllables: Syllables, pairs: Iterable[Pair], rng: random.Random) -> Ite
 
 
 def mandarin(rng: random.Random) -> Iterator[Pair]:
-    """Endless everyday sentences and strings of words by turns; each word of a string is a phrase of its own.
+    """Endless everyday sentences, strings of words and lists of characters by turns.
 
-    The words are common ones, in the characters of the starter.
+    Each word of a string and each character of a list is a phrase of its own. They are common ones, in the
+    characters of the starter.
     """
     vocabulary = words.vocabulary("zh").within(characters(find_tokenizer(STARTER_DIRECTORY)))
     common = replace(vocabulary, words=vocabulary.words[: vocabulary.common])
     strings = word_strings("zh", common, (), rng)
-    for pairs in zip(Templates("zh").sentences("everyday", rng), strings, strict=False):
+    lists = words_apart("zh", vocabulary, lambda character: reading(character)[0], rng)
+    for pairs in zip(Templates("zh").sentences("everyday", rng), strings, lists, strict=False):
         yield from pairs

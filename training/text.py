@@ -17,7 +17,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -157,9 +157,10 @@ def word_strings(
         yield written[0].upper() + written[1:], " ".join(chosen) + stop
 
 
-def words_apart(language: str, vocabulary: words.Vocabulary, rng: random.Random) -> Iterator[Pair]:
-    """Endless lists of words that are said one by one, as sentences of their own."""
-    reading = partial(phonemise, language) if language in CHARACTERS else None
+def words_apart(
+    language: str, vocabulary: words.Vocabulary, reading: Callable[[str], str] | None, rng: random.Random
+) -> Iterator[Pair]:
+    """Endless lists of words that are said one by one, as sentences of their own (`words.one_by_one`)."""
     comma, stop, gap = (", ", ".", " ") if language in SPACED else ("，", "。", "")
     comma = "、" if language == "ja" else comma
     for chosen in words.one_by_one(vocabulary, reading, rng):
@@ -270,7 +271,8 @@ def selected(
         kept += islice(fit, int(lines * share[language]))
     rng = random.Random(f"{seed} {language} words")
     vocabulary = words.vocabulary(language).within(allowed)
-    lists = _fresh(language, APART, words_apart(language, vocabulary, rng), set())
+    reading = partial(phonemise, language) if language in CHARACTERS else None
+    lists = _fresh(language, APART, words_apart(language, vocabulary, reading, rng), set())
     kept += islice(_fit(lists, allowed, held_out), int(lines * APART_SHARES[language]))
     pairs = word_strings(language, vocabulary, kept, rng)
     strings = _fit(_fresh(language, "words", pairs, set()), allowed, held_out)
