@@ -173,10 +173,24 @@ def _peers(args: argparse.Namespace) -> list[_Timed]:
         try:
             peer = memory.watch(partial(peers.PEERS[name], args.model, args.vad, device))
         except ImportError as error:
-            print(f"{name} is left out: {error.name} is not installed")
+            print(f"{name} is left out: {error}")
         else:
-            found.append(_Timed(name, peer, memory, {}))
+            found.append(_Timed(name, _excused(peer), memory, {}))
     return found
+
+
+class PeerError(RuntimeError):
+    """Another engine cannot transcribe a recording: its row says so, and the run goes on."""
+
+
+def _excused(peer: peers.Peer) -> peers.Peer:
+    def transcribe(source: Any) -> object:
+        try:
+            return peer(source)
+        except Exception as error:
+            raise PeerError(f"{type(error).__name__}: {error}") from error
+
+    return transcribe
 
 
 def _our_engine(args: argparse.Namespace, precision: str) -> _Timed:
@@ -198,7 +212,11 @@ def _compare(
     for engine in engines:
         engine.shares.clear()
         work = partial(engine.transcribe, source)
-        took_s = engine.memory.watch(partial(material.timings, args.rounds, work, args.enough))
+        try:
+            took_s = engine.memory.watch(partial(material.timings, args.rounds, work, args.enough))
+        except PeerError as error:
+            print(f"| {name} | {engine.name} | {error} |", flush=True)
+            continue
         best_s, p50_s, p95_s = min(took_s), *np.percentile(took_s, [50, 95])
         funasr_s = best_s if engine.name == "funasr" else funasr_s
         ratio = f"{funasr_s / best_s:.1f} x" if funasr_s else ""
