@@ -67,9 +67,8 @@ def with_tones(
 def _levels(syllables: Sequence[Toned], durations: Tensor, points: int) -> Tensor:
     """The tones' levels at each point of a contour, [points]; nan where there is no tone."""
     place = durations.device
-    ends = F.pad(
-        2 * durations.cumsum(0), (1, 0)
-    )  # in points; ends[i] is where token i begins, the end mark being 0
+    # in points: token i begins at ends[i + 1], as the end mark comes first
+    ends = F.pad(2 * durations.cumsum(0), (1, 0))
     first, last = (
         torch.tensor([getattr(s, n) for s in syllables], device=place) + 1 for n in ("first", "end")
     )
