@@ -212,25 +212,26 @@ def test_without_recordings_lines_are_as_before(work: Path) -> None:
     assert audio.recorded_clips(work, lines) == []
 
 
-def drawn(recorded: bool) -> tuple[list[int], list[list[int]]]:
+def drawn(share: float) -> tuple[list[int], list[list[int]]]:
     """The first piece of every row of some plans, and the rows' tags; utterances from 400 on are recorded."""
     emotion = np.repeat([0, 1, UNKNOWN_EMOTION], 200)
     lengths, zeros = np.tile(np.linspace(16_000, 30_000, 200).astype(int), 3), np.zeros(600, int)
     tags_of = dict.fromkeys(TAGS, 1)
     catalogue = Catalogue(lengths, zeros, emotion, zeros, [[5]], [[5]], [[5]], [[5]], tags_of, {})
-    recipe = Recipe(batch_s=60.0, nothing_share=0.0, event_share=0.0, mixed_share=0.0, recorded=recorded)
+    shares = dict.fromkeys(("nothing_share", "event_share", "mixed_share"), 0.0)
+    recipe = Recipe(batch_s=60.0, recorded_shares=(share,) * 5, **shares)
     planner = Planner(catalogue, recipe, seed=0)
     plans = [planner.draw() for _ in range(100)]
     rows = [(row[0], tags) for plan in plans for row, tags in zip(plan.utterance, plan.tags, strict=True)]
     return [int(piece) for piece, _ in rows], [tags.tolist() for _, tags in rows]
 
 
-def test_recorded_speech_is_drawn_like_an_emotion_and_its_own_is_not_given() -> None:
-    pieces, tags = drawn(recorded=True)
-    assert np.mean(np.array(pieces) >= 400) == pytest.approx(1 / 6, abs=0.03)  # a third of half of all
+def test_recorded_speech_is_drawn_by_its_share_and_its_emotion_is_not_given() -> None:
+    pieces, tags = drawn(0.3)
+    assert np.mean(np.array(pieces) >= 400) == pytest.approx(0.3, abs=0.03)
     for piece, given in zip(pieces, tags, strict=True):
         assert given == [1, NOT_GIVEN if piece >= 400 else 1, 1, 1]
 
 
 def test_a_detector_is_trained_without_recorded_speech() -> None:
-    assert max(drawn(recorded=False)[0]) < 400
+    assert max(drawn(0.0)[0]) < 400

@@ -23,7 +23,7 @@ from sensevoice.spans import SAMPLE_RATE
 from training import fused
 from training.augment import FRAME_SAMPLES, RowShape, SoundBank, augment, level, on_device
 from training.sound_bank import NOISE
-from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_UNIT, Speech
+from training.speech import EMOTIONS, LANGUAGES, UNKNOWN_EMOTION, UNKNOWN_UNIT, Speech
 
 Array = npt.NDArray[Any]
 UNIT_SAMPLES = 400  # one duration unit is 25 ms
@@ -56,7 +56,8 @@ class Recipe:
     noise_share: float = 0.5  # of the items without speech or event: a recorded noise, where there are any
     # how often each of LANGUAGES is heard: English words are the hardest to spell
     language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
-    recorded: bool = True  # recorded speech is drawn, too: as often as one emotion of its language
+    # of each language's rows: recorded speech, where there is any; what there is in Mandarin is one man's
+    recorded_shares: tuple[float, ...] = (0.1, 0.25, 0.1, 0.1, 0.1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Planner:
         known = self.catalogue
         pools = {}
         for language in range(len(LANGUAGES)):
-            for emotion in range(len(EMOTIONS) + self.recipe.recorded):
+            for emotion in range(len(EMOTIONS) + (self.recipe.recorded_shares[language] > 0)):
                 mine = np.flatnonzero((known.lang == language) & (known.emotion == emotion))
                 pools[language, emotion] = mine[np.argsort(known.length[mine], kind="stable")]
         return {key: pool for key, pool in pools.items() if len(pool)}
@@ -185,9 +186,12 @@ class Planner:
         return Item(pieces, language, emotion, event, after if pieces else 0)
 
     def _kind_of_speech(self) -> tuple[int, int]:
-        """A language by its weight, and an emotion of those that it is spoken with: half of the time the first."""
+        """A language by its weight, then its recorded speech, or an emotion: half of the time the first of its own."""
         language = int(self.rng.choice(self.languages, p=self.language_shares))
-        emotions = [emotion for of, emotion in self.pools if of == language]
+        emotions = [emotion for of, emotion in self.pools if of == language and emotion != UNKNOWN_EMOTION]
+        is_recorded = self.rng.random() < self.recipe.recorded_shares[language]
+        if not emotions or (is_recorded and (language, UNKNOWN_EMOTION) in self.pools):
+            return language, UNKNOWN_EMOTION
         return language, emotions[0 if self.rng.random() < 0.5 else int(self.rng.integers(len(emotions)))]
 
     def _event(self) -> str:

@@ -17,16 +17,20 @@ from sensevoice.vad_network import FsmnEncoder
 from training.batches import Batch, Mixer, Plan, Recipe
 from training.materials import materials, normalised_frontend
 from training.pack import pack_vad
+from training.speech import LANGUAGES
 
 SILENCE_CLASS = 0
 LAG_FRAMES = 2  # the network may look this far past the frame it judges: half of its five stacked frames
+NONE_RECORDED = (0.0,) * len(LANGUAGES)  # its pauses are not silent, so its truth is not known
 
 
 def train_detector(work: Path, args: argparse.Namespace) -> None:
     """Train and pack the voice activity detector: W/NAME/vad."""
     torch.manual_seed(args.seed)
     # recorded speech is not silent in its pauses, which are read off its energy
-    recipe = Recipe(batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06, recorded=False)
+    recipe = Recipe(
+        batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06, recorded_shares=NONE_RECORDED
+    )
     stock = materials(work, args, recipe, args.seed + 1)
     frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)
     model = train_vad(frontend, stock.mixer, stock.drawn, seconds=args.seconds)

