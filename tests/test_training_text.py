@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
-from training import sources, tokens
+from training import phonemes, sources, tokens
 from training.catalogs import messages, unmarked
 from training.numbers import chinese, english_year, korean, korean_native, number_slots, sino
 from training.packages import LIST, debian_packages, unpack_texts
@@ -99,6 +99,15 @@ def test_every_pattern_fills_completely(language: str) -> None:
 )
 def test_korean_words_are_said_by_the_standard_pronunciation(word: str, symbols: str) -> None:
     assert korean_phonemes(word) == symbols
+
+
+def test_digits_are_tones_in_cantonese_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phonemes, "kokoro_symbols", lambda: frozenset("si→"))
+    monkeypatch.setattr(phonemes, "PHONEMISERS", dict.fromkeys(LANGUAGES, lambda _: "si→1" * 66))
+    assert phonemes.phonemise("yue", "詩") == "si→1" * 66  # 198 symbols, tones aside
+    for language in ("en", "zh", "ja", "ko"):
+        with pytest.raises(phonemes.UnspeakableError, match="'1'"):
+            phonemes.phonemise(language, "詩")
 
 
 def test_the_plain_form_keeps_only_spaces_beside_english_words() -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from training import fused
-from training.tones import Toned, with_tones
+from training.tones import Toned, median_pitch, with_tones
 from training.vocoder import quicken
 
 FRAME_SAMPLES_24K = 600  # one duration unit is 25 ms
@@ -383,7 +383,7 @@ def _bend(pitch: Tensor, energy: Tensor, prosodies: Sequence[Prosody]) -> tuple[
     )
     scale, spread, louder = (factors[:, i : i + 1] for i in range(3))
     voiced = pitch > VOICED_HZ
-    median = torch.where(voiced, pitch, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(150.0)
+    median = median_pitch(pitch, voiced)
     bent = median * scale * (pitch.clamp_min(1.0) / median) ** spread
     return torch.where(voiced, bent.clamp(50.0, 600.0), pitch), energy + louder
 

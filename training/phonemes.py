@@ -78,10 +78,11 @@ def phonemise(language: str, spoken: str) -> str:
     """
     symbols = re.sub(r"\s+", " ", PHONEMISERS[language](spoken)).strip()
     symbols = re.sub(r" (?=[,.?!])|[“”—]|(?<=\.)\.", "", symbols)
-    known = [symbol for symbol in symbols if symbol in kokoro_symbols()]
-    unknown = set(symbols) - {*known, *TONES}
-    if unknown or not 0 < len(known) <= MAX_SYMBOLS:
-        raise UnspeakableError(f"{spoken!r}: {sorted(unknown)}, {len(known)} symbols")
+    tones = TONES if language == "yue" else ""
+    unknown = set(symbols) - kokoro_symbols() - set(tones)
+    count = len(symbols) - sum(map(symbols.count, tones))
+    if unknown or not 0 < count <= MAX_SYMBOLS:
+        raise UnspeakableError(f"{spoken!r}: {sorted(unknown)}, {count} symbols")
     return symbols
 
 

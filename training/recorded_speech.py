@@ -140,7 +140,7 @@ def prompts(packages: Path) -> Iterator[Recording]:
 
 
 def joined_syllables(packages: Path) -> Iterator[Recording]:
-    """Mandarin sentences and strings of words, joined from one man's syllables."""
+    """Mandarin sentences, strings of words and lists of characters, joined from one man's syllables."""
     for folder in packages.rglob(syllables.FOLDER):
         rng = random.Random(0)
         joined = syllables.said(syllables.Syllables.read(folder), syllables.mandarin(rng), rng)

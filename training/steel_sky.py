@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from training import rnc
@@ -96,9 +97,8 @@ def _sentences(data: bytes) -> Iterator[str]:
     if not data:
         return
     lengths, texts = struct.unpack_from("<2H", data)
-    blocks = [0, *struct.unpack_from(f"<{(lengths - 4) // 2}H", data, 4)]  # pairs of bits before each
-    for block, start in enumerate(range(lengths, texts, BLOCK)):
-        at = sum(blocks[: block + 1])
+    blocks = struct.unpack_from(f"<{(lengths - 4) // 2}H", data, 4)  # pairs of bits in each
+    for start, at in zip(range(lengths, texts, BLOCK), accumulate(blocks, initial=0), strict=False):
         for length in data[start : min(start + BLOCK, texts)]:
             yield _sentence(data, texts * 8 + at * 2)
             at += (length & 0x7F) << 3 if length & 0x80 else length

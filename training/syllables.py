@@ -129,7 +129,7 @@ def mandarin(rng: random.Random) -> Iterator[Pair]:
     characters of the starter.
     """
     vocabulary = words.vocabulary("zh").within(characters(find_tokenizer(STARTER_DIRECTORY)))
-    common = replace(vocabulary, words=vocabulary.words[: vocabulary.common])
+    common = replace(vocabulary, words=vocabulary.frequent)
     strings = word_strings("zh", common, (), rng)
     lists = words_apart("zh", vocabulary, lambda character: reading(character)[0], rng)
     for pairs in zip(Templates("zh").sentences("everyday", rng), strings, lists, strict=False):

@@ -35,6 +35,8 @@ class Toned:
 
 def tones_of(phonemes: str, symbols: dict[str, int]) -> tuple[Toned, ...]:
     """The syllables that a tone stands behind, counted in tokens, which tones and unknown symbols are not."""
+    if not any(tone in phonemes for tone in TONES):  # as in all languages but one
+        return ()
     found: list[Toned] = []
     first = count = 0
     for symbol in phonemes:
@@ -64,6 +66,12 @@ def with_tones(
     return toned
 
 
+def median_pitch(pitch: Tensor, voiced: Tensor) -> Tensor:
+    """Each contour's median where a voice sounds, 150 Hz if none does: [batch, 1]."""
+    median: Tensor = torch.where(voiced, pitch, torch.nan).nanmedian(dim=1, keepdim=True).values
+    return median.nan_to_num(150.0)
+
+
 def _levels(syllables: Sequence[Toned], durations: Tensor, points: int) -> Tensor:
     """The tones' levels at each point of a contour, [points]; nan where there is no tone."""
     place = durations.device
@@ -85,7 +93,7 @@ def _levels(syllables: Sequence[Toned], durations: Tensor, points: int) -> Tenso
 def _sung(pitch: Tensor, levels: Tensor, voiced_hz: float) -> Tensor:
     """Pitch contours at these levels about their own medians, falling a little: [batch, points] each."""
     voiced, toned = pitch > voiced_hz, ~levels.isnan()
-    median = torch.where(voiced, pitch, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(150.0)
+    median = median_pitch(pitch, voiced)
     own = 12 * torch.log2(pitch.clamp_min(1.0) / median)
     heights = levels.nan_to_num(MIDDLE)[:, None]
     smooth = F.avg_pool1d(F.pad(heights, (SMOOTH // 2,) * 2, mode="replicate"), SMOOTH, 1)[:, 0]

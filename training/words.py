@@ -41,9 +41,18 @@ class Vocabulary:
     words: tuple[str, ...]
     common: int
 
+    @property
+    def frequent(self) -> tuple[str, ...]:
+        """The common words."""
+        return self.words[: self.common]
+
+    def weights(self) -> list[float]:
+        """How often the common words are drawn by frequency, summed up from the first one on."""
+        return list(itertools.accumulate(1 / (FLATTENING + rank) for rank in range(self.common)))
+
     def within(self, characters: set[str]) -> Vocabulary:
         """The words that are written with `characters` only."""
-        common = [word for word in self.words[: self.common] if characters.issuperset(word)]
+        common = [word for word in self.frequent if characters.issuperset(word)]
         rest = [word for word in self.words[self.common :] if characters.issuperset(word)]
         return Vocabulary((*common, *rest), len(common))
 
@@ -118,8 +127,7 @@ def strings(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> It
 
     `met`: how often each word and each character is met elsewhere; what the strings need is added.
     """
-    frequent = vocabulary.words[: vocabulary.common]
-    weights = list(itertools.accumulate(1 / (FLATTENING + rank) for rank in range(len(frequent))))
+    frequent, weights = vocabulary.frequent, vocabulary.weights()
     in_need = needed(vocabulary, met, rng)
     while frequent:
         count = rng.randint(*LENGTHS)
@@ -138,22 +146,25 @@ def one_by_one(
     With a `reading` they are characters, and of those that are read alike only the commonest: no word around it
     says which is meant, and nobody can tell by ear. Each reading is as likely as any other.
     """
-    frequent = vocabulary.words[: vocabulary.common]
-    weights = list(itertools.accumulate(1 / (FLATTENING + rank) for rank in range(len(frequent))))
-    if reading is not None:
-        by_reading: dict[str, str] = {}
-        for character in frequent:
-            if len(character) == 1:
-                by_reading.setdefault(reading(character), character)
-        frequent = tuple(by_reading.values())
-        weights = list(range(1, len(frequent) + 1))
-    while frequent:
-        yield rng.choices(frequent, cum_weights=weights, k=rng.randint(*APART_LENGTHS))
+    if reading is None:
+        chosen, weights = vocabulary.frequent, vocabulary.weights()
+    else:
+        chosen, weights = _by_ear(vocabulary.frequent, reading), None
+    while chosen:
+        yield rng.choices(chosen, cum_weights=weights, k=rng.randint(*APART_LENGTHS))
+
+
+def _by_ear(words: Iterable[str], reading: Callable[[str], str]) -> tuple[str, ...]:
+    """Of the characters among the words the first of each reading."""
+    first: dict[str, str] = {}
+    for character in (word for word in words if len(word) == 1):
+        first.setdefault(reading(character), character)
+    return tuple(first.values())
 
 
 def needed(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> Iterator[str]:
     """Words whose characters are met less than 25 times, the rarest first; then common words seldom met."""
-    words, common = vocabulary.words, vocabulary.words[: vocabulary.common]
+    words, common = vocabulary.words, vocabulary.frequent
     for times in range(1, CHARACTER_GOAL + 1):
         for word in rng.sample(words, len(words)):
             if min(met[character] for character in word) < times:
