@@ -73,31 +73,35 @@ class Batcher(Generic[Item, Result]):
         if not items:
             return []
         call: _Call[Item, Result] = _Call(items)
+        try:
+            if (index := self._enqueue(call)) is not None:
+                self._serve_here(index, call)
+            return self._wait(call)
+        finally:
+            call.is_over = True  # after Ctrl-C too: what nobody waits for need not be computed
+
+    def _enqueue(self, call: _Call[Item, Result]) -> int | None:
+        """Where others wait, or what is asked is more than a batch, behind them; else the free worker for it."""
         with self._lock:
             free = [index for index in range(len(self._workers)) if index not in self._working]
-            is_served_here = bool(free) and not self._calls and self._is_a_batch(items)
-            if is_served_here:
-                free, call.next = free[:1], len(items)
-            else:
-                self._calls.append(call)
+            if free and not self._calls and self._is_a_batch(call.items):
+                call.next = len(call.items)
+                self._working.add(free[0])
+                return free[0]
+            self._calls.append(call)
             self._working.update(free)
-            if not is_served_here:
-                self._start(free)
-        if is_served_here:
-            self._serve_here(free[0], call)
-        return self._wait(call)
+            self._start(free)
+        return None
 
     def _is_a_batch(self, items: Sequence[Item]) -> bool:
         return len(items) == 1 or sum(map(self._cost, items)) <= self._most
 
     def _wait(self, call: _Call[Item, Result]) -> list[Result]:
-        error = None
+        error = call.outcome.get()
         try:
-            error = call.outcome.get()
             if error is not None:
                 raise error
         finally:
-            call.is_over = True  # after Ctrl-C too: what nobody waits for need not be computed
             error = None  # its traceback holds this frame, which must not hold it
         return [call.results[index] for index in range(len(call.items))]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from signal import SIGINT, pthread_kill
 from threading import Event, Lock, get_ident
+from time import monotonic, sleep
 
 import numpy as np
 import numpy.typing as npt
@@ -174,8 +175,9 @@ def test_what_an_interrupted_caller_waited_for_is_not_computed():
     engine = batching(inner, batch_s=1)
 
     def interrupt(caller: int) -> None:
-        while engine.waiting < 2:
-            pass
+        deadline = monotonic() + 10
+        while engine.waiting < 2 and monotonic() < deadline:
+            sleep(0.001)
         pthread_kill(caller, SIGINT)
 
     with ThreadPoolExecutor(2) as pool:
