@@ -44,17 +44,17 @@ decode_fuzz.work()
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "limit_s", "told"),
     [
-        ("os.abort()", "the process ended with -6"),
-        ("[0 for _ in iter(int, 1)]", "it hangs"),
-        ("str(len(b'x' * 200 * 2**20))", "MB more"),
+        ("os.abort()", decode_fuzz.CPU_LIMIT_S, "the process ended with -6"),
+        ("[0 for _ in iter(int, 1)]", 0.5, "it hangs"),
+        ("str(len(b'x' * 200 * 2**20))", decode_fuzz.CPU_LIMIT_S, "MB more"),
     ],
 )
 def test_a_crash_a_hang_and_greed_are_seen_and_the_next_case_is_tried(
-    monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+    monkeypatch: pytest.MonkeyPatch, fault: str, limit_s: float, told: str
 ) -> None:
-    monkeypatch.setattr(decode_fuzz, "CPU_LIMIT_S", 0.5)
+    monkeypatch.setattr(decode_fuzz, "CPU_LIMIT_S", limit_s)
     tally = fuzz([2, 1], lambda: Worker(("-c", WITH.format(fault=fault))))
     assert tally.faults.keys() == {2}
     assert told in tally.faults[2]
