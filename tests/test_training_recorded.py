@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 import shutil
 import struct
+import sys
+import wave
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +21,15 @@ import pytest
 from sensevoice.checkpoint import find_tokenizer
 from sensevoice.finetune.losses import NOT_GIVEN
 from sensevoice.hub import STARTER_DIRECTORY
-from training import audio, recorded_speech
+from sensevoice.spans import SAMPLE_RATE
+from training import audio, other_voices, recorded_speech
 from training.amazon_queen import Archive, NotQueenError, is_another
 from training.batches import Catalogue, Planner, Recipe
 from training.codecs import encode
 from training.lines import recorded_lines, training_lines
 from training.materials import TAGS
 from training.recorded_speech import Recording, is_plausible, pack_speech, tidy, write_recordings
-from training.speech import UNKNOWN_EMOTION
+from training.speech import UNKNOWN_EMOTION, Line
 from training.text import HeldOut, write_lines
 
 Samples = npt.NDArray[np.int16]
@@ -157,7 +163,7 @@ def packages(folder: Path) -> Path:
 
 def test_recordings_are_packed_with_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded_speech, "QUEEN_HERO", 2)
-    pack_speech(packages(tmp_path / "packages"), tmp_path / "recorded")
+    pack_speech(packages(tmp_path / "packages"), tmp_path / "recorded", [])
     lines = recorded_lines(tmp_path)
     assert [(line.text, line.plain) for line in lines] == [
         ("My name is Bud.", "my name is bud"),
@@ -180,8 +186,93 @@ def test_a_sentence_that_is_judged_is_not_trained_on(tmp_path: Path) -> None:
     (folder / "sounds" / "en_US" / "dictate" / "enter.g722").write_bytes(sound("g722", "g722", 64_000, 5.0))
     (folder / "core-sounds-en.txt.gz").write_bytes(gzip.compress(f"dictate/enter: {judged}\n".encode()))
     assert tidy(judged) == judged and is_plausible(Recording(judged, tone(5.0)))
-    pack_speech(folder, tmp_path / "recorded")
+    pack_speech(folder, tmp_path / "recorded", [])
     assert [line.text for line in recorded_lines(tmp_path)] == ["My name is Bud."]
+
+
+def english(text: str, plain: str) -> Line:
+    return Line("en", text, plain, "phonemes")
+
+
+def test_each_line_is_said_once_by_one_of_two_voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        english("One day.", "one day"),
+        english("I have 5.", "i have five"),
+        Line("ko", "One.", "one", ""),
+        english("Two days.", "two days"),
+        english('A "third".', "a third"),
+        english("See Dr. Who.", "see doctor who"),
+        english("Four days.", "four days"),
+        english("Five days.", "five days"),
+    ]
+    for name, seconds in (("joe", 1.0), ("ked", 0.8)):
+        clip = tone(seconds)
+        monkeypatch.setattr(other_voices, name, lambda _, texts, rng, clip=clip: ((t, clip) for t in texts))
+    monkeypatch.setattr(recorded_speech, "JOE", 2)
+    monkeypatch.setattr(recorded_speech, "KED", 1)
+    pack_speech(tmp_path, tmp_path / "recorded", lines)
+    said = [(line.lang, line.text, line.plain, line.length) for line in recorded_lines(tmp_path)]
+    assert said == [
+        ("en", "One day.", "one day", 16_000),
+        ("en", "Two days.", "two days", 16_000),
+        ("en", "Four days.", "four days", 12_800),
+    ]
+
+
+FESTIVAL = """#!/usr/bin/env python3
+import os, pathlib, re, sys
+assert os.environ["LD_LIBRARY_PATH"].endswith("lib/here")
+assert sys.argv[1] == "--datadir" and sys.argv[2].endswith("usr/share/festival") and sys.argv[3] == "-b"
+script = pathlib.Path(sys.argv[4]).read_text()
+assert script.startswith("(voice_ked_diphone)") and script.count("(") == script.count(")")
+for text, path in re.findall('Text "(.*?)"[)][)] "(.*?)"', script):
+    pathlib.Path(path).write_bytes(pathlib.Path(sys.argv[0]).with_name(text).read_bytes())
+"""
+
+
+def test_ked_says_each_text_in_a_manner_of_its_own(tmp_path: Path) -> None:
+    programs = tmp_path / "usr" / "bin"
+    for folder in (programs, tmp_path / "lib" / "here"):
+        folder.mkdir(parents=True)
+    (tmp_path / "lib" / "here" / "libestools.so.2.5").touch()
+    (programs / "festival").write_text(FESTIVAL)
+    (programs / "festival").chmod(0o755)
+    for text, seconds in (("Short", 0.5), ("Long", 1.5)):
+        (programs / text).write_bytes(sound("wav", "pcm_s16le", 256_000, seconds))
+    said = list(other_voices.ked(tmp_path, ["Long", "Short"], random.Random(0)))
+    assert [(text, len(clip)) for text, clip in said] == [("Long", 24_000), ("Short", 8_000)]
+    first, second = (other_voices.ked_says("Long", "1.wav", random.Random(seed)) for seed in (0, 1))
+    assert first != second
+    assert 'Text "Long"' in first and first.endswith('"1.wav")\n')
+
+
+class Piper:
+    """Piper's package with a voice that holds a tone as long as it is told to."""
+
+    manners: ClassVar[list[SimpleNamespace]] = []
+
+    @classmethod
+    def load(cls, path: Path) -> Piper:
+        assert path.name == other_voices.JOE_WEIGHTS
+        return cls()
+
+    def synthesize_wav(self, text: str, writer: wave.Wave_write, manner: SimpleNamespace) -> None:
+        self.manners.append(manner)
+        writer.setparams((1, 2, 22_050, 0, "NONE", ""))
+        writer.writeframes(tone(2.0)[: int(22_050 * manner.length_scale)].tobytes())
+
+
+def test_joe_says_each_text_in_a_manner_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / other_voices.JOE_WEIGHTS).touch()
+    module = SimpleNamespace(PiperVoice=Piper, SynthesisConfig=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "piper", module)
+    said = list(other_voices.joe(tmp_path, ["Hello.", "Bye."], random.Random(0)))
+    assert [text for text, _ in said] == ["Hello.", "Bye."]
+    first, second = Piper.manners
+    for (_, clip), manner in zip(said, Piper.manners, strict=True):
+        assert len(clip) == pytest.approx(SAMPLE_RATE * manner.length_scale, abs=30)  # resampled
+    assert first.length_scale != second.length_scale
+    assert 0.4 <= first.noise_scale <= 0.9 and 0.5 <= first.noise_w_scale <= 1.0
 
 
 @pytest.fixture

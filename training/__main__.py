@@ -1,8 +1,8 @@
 """`python -m training STAGE --work DIR`: from text to a packed checkpoint, in stages that can be rerun.
 
-Stages: fetch and text (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads what the
-stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded loops),
-audio/, model/, testsets/, evaluation.md.
+Stages: fetch, text and recorded (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads
+what the stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded
+loops), recorded/ (speech), audio/, model/, testsets/, evaluation.md.
 Tools: tokenizer makes another one for the lines that there are; profile prints where a training step's time goes;
 average packs a model between several of one training.
 """
@@ -20,6 +20,7 @@ from training.fetch import fetch
 from training.lines import TEXT, write_tokenizer
 from training.profiling import profile_step
 from training.recogniser import train_recogniser
+from training.recorded_speech import make_recorded
 from training.results import evaluate_model, write_card
 from training.testsets import make_testsets
 from training.text import LINES, make_text
@@ -36,6 +37,7 @@ STAGES: dict[str, Stage] = {
         english_pieces=args.english_pieces,
         tokenizer=args.tokenizer,
     ),
+    "recorded": lambda work, args: make_recorded(work),
     "audio": make_audio,
     "train": train_recogniser,
     "vad": train_detector,

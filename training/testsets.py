@@ -27,16 +27,16 @@ from training.disturbances import Samples, at_snr, babble, engine, looped, rain,
 from training.downloads import unpack_debian, unpack_pypi
 from training.lines import held_out_lines
 from training.speech import EMOTIONS, Speech
+from training.syllables import GCIN, GCIN_PACKAGE, common_syllables, zhuyin
 
 WHEELS = ("pytest-audioeval==0.1.3",)
 SDISTS = ("silero-vad==6.2.3",)
-DEBIAN_PACKAGES = ("pocketsphinx-testdata", "gcin-voice", "flite", "libflite1")
+DEBIAN_PACKAGES = ("pocketsphinx-testdata", GCIN_PACKAGE, "flite", "libflite1")
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 SPEECH_LEVEL = 0.4  # of full scale; the synthesiser's clips have their peak at 0.9
 SNR_DB = 10.0
 SYLLABLES, SYLLABLE_GAP_S, SYLLABLE_CLIPS = 6, 0.15, 60
 NOTHING_CLIPS, NOTHING_S = 7, 4.0  # of each kind
-ZHUYIN_TONES = {"2": "ˊ", "3": "ˇ", "4": "ˋ"}  # gcin writes digits; no digit is the first tone, 1 the neutral
 
 
 @dataclass(frozen=True)
@@ -169,33 +169,13 @@ def audioeval(data: Path) -> Iterator[Clip]:
 def syllables(data: Path, seed: int) -> Iterator[Clip]:
     """Human Mandarin syllables in random order, six to a clip; the text is their pinyin with tones."""
     rng, known = np.random.default_rng(seed), common_syllables()
-    folder = data / "usr/share/gcin-voice/ogg"
-    paths = sorted(path for path in folder.glob("*/5.ogg") if zhuyin(path.parent.name) in known)
+    paths = sorted(path for path in (data / GCIN).glob("*/5.ogg") if zhuyin(path.parent.name) in known)
     gap = np.zeros(int(SYLLABLE_GAP_S * SAMPLE_RATE), np.float32)
     for number in range(SYLLABLE_CLIPS):
         chosen = [paths[i] for i in rng.choice(len(paths), SYLLABLES, replace=False)]
         spoken = [part for path in chosen for part in (_levelled(decode(path)), gap)]
         pinyin = " ".join(known[zhuyin(path.parent.name)] for path in chosen)
         yield Clip(f"zh-{number:03}", np.concatenate([gap, *spoken]), pinyin, "zh", "", "Speech")
-
-
-def common_syllables() -> dict[str, str]:
-    """Zhuyin with tone marks -> pinyin with tone numbers, of what the commonest 3,755 characters are read as."""
-    from pypinyin import Style, pinyin
-
-    characters = "".join(
-        bytes([high, low]).decode("gb2312", "ignore")
-        for high in range(0xB0, 0xD8)
-        for low in range(0xA1, 0xFF)
-    )
-    marked = pinyin(characters, style=Style.BOPOMOFO, heteronym=False)
-    numbered = pinyin(characters, style=Style.TONE3, heteronym=False)
-    return {marks[0]: numbers[0] for marks, numbers in zip(marked, numbered, strict=True)}
-
-
-def zhuyin(name: str) -> str:
-    """A folder's name with the tone as a mark."""
-    return name[:-1] + ZHUYIN_TONES.get(name[-1], "neutral") if name[-1].isdigit() else name
 
 
 def recorded(path: Path) -> Iterator[Clip]:
