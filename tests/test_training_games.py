@@ -220,7 +220,7 @@ def test_both_games_are_packed_and_their_heros_are_rare(
     monkeypatch.setattr(drascula, "OFF_SCRIPT", frozenset())
     steel_sky_files(tmp_path / "packages" / "sky")
     drascula_files(tmp_path / "packages" / "drascula")
-    pack_speech(tmp_path / "packages", tmp_path / "recorded")
+    pack_speech(tmp_path / "packages", tmp_path / "recorded", [])
     lines = recorded_lines(tmp_path)
     assert [(line.text, line.length) for line in lines] == [
         ("I'm Mrs Lamb. Hello.", 16_000),

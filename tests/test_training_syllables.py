@@ -130,7 +130,8 @@ def pulses(seconds: float, pitch: float, formant: float) -> Clip:
     impulses = (np.diff(np.floor(at * pitch / SAMPLE_RATE), prepend=-1) > 0).astype(np.float64)
     decay = np.exp(-at[:400] / 60) * np.sin(2 * np.pi * formant * at[:400] / SAMPLE_RATE)
     wave = np.convolve(impulses, decay)[: len(at)]
-    return (wave / np.abs(wave).max() * 20_000).astype(np.int16)
+    clip: Clip = (wave / np.abs(wave).max() * 20_000).astype(np.int16)
+    return clip
 
 
 def formant_of(clip: Clip) -> float:

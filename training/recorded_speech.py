@@ -41,7 +41,7 @@ SHORTEST_S, LONGEST_S = 0.5, 15.0
 # characters a second at the slowest and fastest; beyond, text and recording do not belong together
 PACES = {"en": (4.0, 22.0), "zh": (1.0, 9.0)}
 JOINED = 1_700  # clips of each one's Mandarin syllables
-JOE, KED = 2_500, 600  # lines that each of the synthesisers says
+JOE, KED = 1_900, 600  # lines that each of the synthesisers says
 # One of so many lines that may be the hero's is kept: he is to be one voice among others, of some twenty minutes.
 QUEEN_HERO, SKY_HERO, DRASCULA_HERO = 7, 3, 3
 WRITTEN = re.compile(r"[A-Za-z'][A-Za-z' ,.?!-]*")

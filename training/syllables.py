@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -28,6 +29,7 @@ from training.templates import Templates
 from training.text import word_strings, words_apart
 from training.tokens import characters
 
+Real = npt.NDArray[np.floating[Any]]
 PACKAGE, FOLDER = "yanyu@0.1.4", "pinyin-syllables"
 GCIN_PACKAGE, GCIN, GCIN_SPEAKER = "gcin-voice", "usr/share/gcin-voice/ogg", "3.ogg"
 NAME = re.compile("[a-z]+[1-4]?")
@@ -98,7 +100,7 @@ class Syllables:
             for syllable in phrase:
                 out = _laid(out, faded(self.clips[syllable], max(FADE, -gap)), max(end + gap, 0))
                 end = len(out)
-        return out.clip(-32_768, 32_767).astype(np.int16)
+        return sixteen_bits(out)
 
 
 def yanyu(packages: Path) -> dict[str, Path]:
@@ -134,7 +136,7 @@ def zhuyin(name: str) -> str:
     return name[:-1] + ZHUYIN_TONES.get(name[-1], "neutral") if name[-1].isdigit() else name
 
 
-def _laid(out: npt.NDArray[np.float32], piece: npt.NDArray[np.float32], at: int) -> npt.NDArray[np.float32]:
+def _laid(out: Real, piece: Real, at: int) -> Real:
     """`piece` over `out`, which grows with it, from sample `at` on."""
     longer = np.pad(out, (0, max(at + len(piece) - len(out), 0)))
     longer[at : at + len(piece)] += piece
@@ -146,10 +148,10 @@ def trimmed(clip: Clip) -> Clip:
     clean = signal.sosfiltfilt(DRIFT, clip)
     power = np.convolve(clean**2, np.ones(WINDOW), "same")
     loud = np.flatnonzero(power >= SILENT**2 * power.max())
-    return clean[loud[0] : loud[-1] + 1].clip(-32_768, 32_767).astype(np.int16)
+    return sixteen_bits(clean[loud[0] : loud[-1] + 1])
 
 
-def faded(clip: Clip, samples: int) -> npt.NDArray[np.float32]:
+def faded(clip: Clip, samples: int) -> Real:
     """Rising from nothing and falling to it in so many samples, in half of the clip at most."""
     count = min(samples, len(clip) // 2)
     ramp = np.ones(len(clip), np.float32)
@@ -183,28 +185,36 @@ def changed(clip: Clip, tempo: float, pitch: float, tract: float) -> Clip:
     if pitch == tract == 1:
         return faster(clip, tempo)
     higher = signal.resample(clip.astype(np.float32), round(len(clip) / pitch))
-    spoken = faster(higher.clip(-32_768, 32_767).astype(np.int16), tempo / pitch)
+    spoken = faster(sixteen_bits(higher), tempo / pitch)
     *_, sound = signal.stft(spoken.astype(np.float32), nperseg=FRAME, noverlap=FRAME - HOP)
     before = envelopes(clip)[:, np.linspace(0, len(clip) // HOP, sound.shape[1]).astype(int)]
     heard, wanted = stretched(before, pitch), stretched(before, tract)
     _, samples = signal.istft(sound * np.exp(wanted - heard), nperseg=FRAME, noverlap=FRAME - HOP)
-    return samples[: len(spoken)].clip(-32_768, 32_767).astype(np.int16)
+    return sixteen_bits(samples[: len(spoken)])
 
 
-def envelopes(clip: Clip) -> npt.NDArray[np.float32]:
+def sixteen_bits(samples: Real) -> Clip:
+    """The same, clipped where they are too loud."""
+    clip: Clip = samples.clip(-32_768, 32_767).astype(np.int16)
+    return clip
+
+
+def envelopes(clip: Clip) -> Real:
     """[bins, frames]: the logarithm of the spectrum without its harmonics."""
     *_, sound = signal.stft(clip.astype(np.float32), nperseg=FRAME, noverlap=FRAME - HOP)
     cepstra = np.fft.irfft(np.log(np.abs(sound) + 1), axis=0)
     cepstra[ENVELOPE : FRAME - ENVELOPE + 1] = 0
-    return np.fft.rfft(cepstra, axis=0).real
+    smooth: Real = np.fft.rfft(cepstra, axis=0).real
+    return smooth
 
 
-def stretched(envelope: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]:
+def stretched(envelope: Real, factor: float) -> Real:
     """[bins, frames]: the same, its frequencies so much higher."""
     bins = np.minimum(np.arange(len(envelope)) / factor, len(envelope) - 1)
     low = bins.astype(int)
     high, part = np.minimum(low + 1, len(envelope) - 1), (bins - low)[:, None]
-    return (1 - part) * envelope[low] + part * envelope[high]
+    between: Real = (1 - part) * envelope[low] + part * envelope[high]
+    return between
 
 
 def reading(phrase: str) -> list[str]:
