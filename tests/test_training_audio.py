@@ -18,17 +18,21 @@ import torch
 from torch import Tensor, nn
 
 pytest.importorskip("scipy")
+from sensevoice.features import mel_range, to_hz, to_mel
 from training import audio
 from training.augment import (
     BABBLE,
     FASTEST,
+    KNEE_HZ,
     NOISE,
     SLOWEST,
+    WIDEST_WARP,
     RowShape,
     SoundBank,
     filtered,
     level,
     mixed,
+    of_tracts,
     quick_size,
     recorded,
     warped,
@@ -37,7 +41,7 @@ from training.augment import (
 from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
 from training.codecs import CODECS, aligned, through_codec
 from training.kokoro import Request, Spoken
-from training.materials import TAGS
+from training.materials import TAGS, identity_frontend
 from training.speech import ALL_TRAINING_VOICES, HELD_OUT_VOICES, TRAINING_VOICES, Cast, Speech
 from training.vocoder import quicken
 
@@ -166,13 +170,56 @@ def test_a_quick_size_is_no_smaller_and_has_small_factors(wanted: int) -> None:
     assert rest == 1
 
 
-def test_a_warp_of_nothing_changes_nothing_and_a_warp_moves_a_peak_up_or_down() -> None:
+def filters_of(hz: Tensor) -> Tensor:
+    """The filters, in fractions, that are centred on these frequencies."""
+    low, high = mel_range()
+    return (to_mel(hz) - low) / (high - low) * 81 - 1
+
+
+def test_a_tract_of_the_same_length_changes_nothing_and_what_is_even_stays_even() -> None:
     torch.manual_seed(0)
+    mel = torch.randn(4, 5, 80)
+    torch.testing.assert_close(of_tracts(mel, torch.ones(4)), mel, atol=1e-4, rtol=0)
+    torch.testing.assert_close(warped(mel, 0.0), mel, atol=1e-4, rtol=0)
+    even = torch.full((4, 5, 80), -15.5)
+    torch.testing.assert_close(warped(even, 1.0), even)
+
+
+@pytest.mark.parametrize("factor", [1 - WIDEST_WARP, 1 + WIDEST_WARP])
+def test_a_longer_tract_moves_formants_down_and_the_highest_frequency_stays(factor: float) -> None:
+    mel = torch.arange(80.0).expand(1, 1, 80)  # each filter says which it is
+    read = of_tracts(mel, torch.tensor([factor]))[0, 0]
+    low, high = mel_range()
+    hz = to_hz(low + (high - low) * torch.arange(1, 81) / 81)
+    lower = (hz * max(1.0, factor) < KNEE_HZ) & (filters_of(hz * factor) >= 0)
+    torch.testing.assert_close(read[lower], filters_of(hz * factor)[lower], atol=1e-3, rtol=0)
+    assert (read.diff() > 0).sum() >= 78  # a shorter tract has nothing below the lowest filter
+    assert read[-1] == pytest.approx(79, abs=0.4)
+
+
+@pytest.mark.parametrize("factor", [0.86, 1.14])
+@pytest.mark.parametrize("hz", [500.0, 1_500.0, 3_000.0])
+def test_a_warped_tone_is_a_tone_elsewhere_as_long_as_before(hz: float, factor: float) -> None:
+    seconds = torch.arange(16_000) / 16_000
+    frontend = identity_frontend(7, 6)
+    heard, wanted = (
+        frontend.log_mel(0.1 * torch.sin(2 * torch.pi * tone * seconds)) for tone in (hz, hz / factor)
+    )
+    found = of_tracts(heard[None], torch.tensor([factor]))[0]
+    assert found.shape == wanted.shape
+    assert (found.argmax(-1) - wanted.argmax(-1)).abs().max() <= 1
+
+
+def test_each_row_has_a_tract_of_its_own_that_the_seed_says() -> None:
     mel = torch.zeros(64, 3, 80)
     mel[:, :, 40] = 1
-    torch.testing.assert_close(warped(mel, 0.0), mel, atol=1e-4, rtol=0)
-    peaks = set(warped(mel, 1.0)[:, 0].argmax(-1).tolist())
+    torch.manual_seed(0)
+    found = warped(mel, 1.0)
+    torch.manual_seed(0)
+    assert torch.equal(warped(mel, 1.0), found)
+    peaks = set(found[:, 0].argmax(-1).tolist())
     assert min(peaks) < 38 and max(peaks) > 42
+    assert torch.equal(found[:, 0], found[:, 2])
 
 
 def test_a_bank_may_hold_more_noises_than_a_batch_has_rows() -> None:

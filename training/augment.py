@@ -17,6 +17,8 @@ FRAME_SAMPLES = 960  # one output frame is 60 ms
 ROOM_SAMPLES = 12_000  # of a room's response
 SLOWEST, FASTEST = 0.86, 1.2
 SPEEDS = 16
+WIDEST_WARP = 0.14  # of a vocal tract's length
+KNEE_HZ = 4_800.0  # above the formants that tell vowels apart
 
 
 @dataclass
@@ -213,17 +215,34 @@ def _mu_law(samples: Tensor) -> Tensor:
 def warped(mel: Tensor, strength: float) -> Tensor:
     """Shift each utterance's formants by up to a seventh, as if its vocal tract were shorter or longer.
 
-    mel: [batch, frames, mels]. Vocal tract length perturbation on the mel axis, after
-    https://www.cs.toronto.edu/~ndjaitly/jaitly-icml13.pdf.
+    mel: [batch, frames, mels]. Pitch and pace stay what they are.
     """
-    batch, _, mels = mel.shape
-    factors = 1 + _uniform(batch, -0.14, 0.14, mel.device) * strength
-    at = _mel_bins(_mel_hz(mels, mel.device)[None] * factors[:, None], mels).clamp(0, mels - 1)
+    factors = 1 + _uniform(len(mel), -WIDEST_WARP, WIDEST_WARP, mel.device) * strength
+    return of_tracts(mel, factors)
+
+
+def of_tracts(mel: Tensor, factors: Tensor) -> Tensor:
+    """What vocal tracts `factors` as long would have made: log mel energies, [batch, frames, mels].
+
+    Vocal tract length perturbation (https://www.cs.toronto.edu/~ndjaitly/jaitly-icml13.pdf), read between the filters
+    there are: they overlap by half, so that this is within 1.0 to 1.4 dB (root mean square) of filters that are warped
+    themselves, where the warp changes 5 to 9 dB.
+    """
+    mels = mel.shape[2]
+    at = _mel_bins(_before_warp(_mel_hz(mels, mel.device), factors[:, None]), mels).clamp(0, mels - 1)
     low = at.long().clamp_max(mels - 2)
     part = (at - low)[:, None]
     below = mel.gather(2, low[:, None].expand_as(mel))
     above = mel.gather(2, (low + 1)[:, None].expand_as(mel))
     return torch.lerp(below, above, part)
+
+
+def _before_warp(hz: Tensor, factors: Tensor) -> Tensor:
+    """Where what is heard at `hz` was: `factors` times as high up to a knee, and the highest frequency stays."""
+    highest = SAMPLE_RATE / 2
+    knee = KNEE_HZ / factors.clamp_min(1)
+    beyond = highest - (highest - hz) * (highest - factors * knee) / (highest - knee)
+    return torch.where(hz <= knee, factors * hz, beyond)
 
 
 def _mel_hz(mels: int, device: torch.device) -> Tensor:
