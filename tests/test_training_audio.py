@@ -29,7 +29,10 @@ from training.augment import (
     WIDEST_WARP,
     RowShape,
     SoundBank,
+    drawn_rhythms,
     filtered,
+    in_rhythm,
+    labels_in_rhythm,
     level,
     mixed,
     of_tracts,
@@ -40,9 +43,19 @@ from training.augment import (
 )
 from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
 from training.codecs import CODECS, aligned, through_codec
-from training.kokoro import Request, Spoken
+from training.kokoro import Prosody, Request, Spoken, Synthesiser
 from training.materials import TAGS, identity_frontend
-from training.speech import ALL_TRAINING_VOICES, HELD_OUT_VOICES, TRAINING_VOICES, Cast, Speech
+from training.speech import (
+    ALL_TRAINING_VOICES,
+    HELD_OUT_VOICES,
+    PACE_OF_PEOPLE,
+    TRAINING_VOICES,
+    Cast,
+    Line,
+    Speech,
+    draw_stretch,
+    requests_for,
+)
 from training.vocoder import quicken
 
 TOKENS = 60
@@ -220,6 +233,70 @@ def test_each_row_has_a_tract_of_its_own_that_the_seed_says() -> None:
     peaks = set(found[:, 0].argmax(-1).tolist())
     assert min(peaks) < 38 and max(peaks) > 42
     assert torch.equal(found[:, 0], found[:, 2])
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_rhythm_begins_and_ends_with_the_row_and_never_goes_back() -> None:
+    torch.manual_seed(0)
+    times = drawn_rhythms(32, 216, 1.0, CPU)
+    assert times.shape == (32, 216)
+    assert (times[:, 0] == 0).all() and torch.allclose(times[:, -1], torch.tensor(215.0))
+    paces = times.diff(dim=1)
+    assert (paces > 0).all()
+    spreads = paces.log().std(1)  # each row has its own
+    assert spreads.min() < 0.1 and 0.3 < spreads.max() < 0.8
+    torch.manual_seed(0)
+    assert torch.equal(drawn_rhythms(32, 216, 1.0, CPU), times)
+
+
+def test_without_distortions_the_rhythm_is_even() -> None:
+    times = drawn_rhythms(2, 36, 0.0, CPU)
+    torch.testing.assert_close(times, torch.arange(36.0).expand(2, 36))
+    mel = torch.randn(2, 36, 80)
+    torch.testing.assert_close(in_rhythm(mel, times), mel, atol=1e-4, rtol=0)
+    labels = torch.arange(18).view(1, 6, 3).expand(2, 6, 3)
+    assert torch.equal(labels_in_rhythm(labels, times), labels)
+
+
+def test_sound_and_labels_keep_together_in_any_rhythm() -> None:
+    torch.manual_seed(1)
+    times = drawn_rhythms(8, 216, 1.0, CPU)
+    mel = torch.arange(216.0)[None, :, None].expand(8, 216, 80)  # each frame says when it was
+    heard = in_rhythm(mel, times)
+    torch.testing.assert_close(heard[:, :, 7], times)
+    labels = labels_in_rhythm(torch.arange(108).view(1, 36, 3).expand(8, 36, 3), times)
+    assert labels.shape == (8, 36, 3)
+    assert ((2 * labels.flatten(1) - heard[:, ::2, 0]).abs() <= 1).all()  # of 20 ms
+
+
+def test_each_training_line_has_a_rhythm_of_its_own_and_test_lines_have_none() -> None:
+    lines = [Line("en", "", "", "ab" * 9, split=split) for split in ("train", "test", "train")]
+    first, held_out, second = requests_for(lines, {"a": 1, "b": 2}, all_voices(), 0)
+    assert held_out.stretch is None
+    assert first.stretch is not None and second.stretch is not None
+    assert len(first.stretch) == len(first.ids) + 2
+    assert not np.array_equal(first.stretch, second.stretch)
+
+
+def test_people_are_quicker_than_the_synthesiser_and_less_even() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.stack([draw_stretch(rng, 60) for _ in range(500)])
+    paces = -np.log(drawn.mean(1))
+    assert paces.mean() == pytest.approx(PACE_OF_PEOPLE[0], abs=0.02)
+    assert paces.std() == pytest.approx(PACE_OF_PEOPLE[1], abs=0.02)
+    spreads = np.log(drawn).std(1)
+    assert spreads.min() < 0.05 and 0.45 < spreads.max() < 0.75
+
+
+def test_tokens_last_as_long_as_the_request_says() -> None:
+    stretch = np.array([1.0, 0.5, 2.0, 1.0], np.float32)
+    style = np.zeros(256, np.float32)
+    even = Request([1, 2], style, Prosody(pace=2.0), 0, 0)
+    uneven = Request([1, 2], style, Prosody(pace=2.0), 0, 0, stretch=stretch)
+    found = Synthesiser(nn.Identity(), "cpu").lengthening([even, uneven])
+    torch.testing.assert_close(found, torch.tensor([[0.5] * 4, [0.5, 0.25, 1.0, 0.5]]))
 
 
 def test_a_bank_may_hold_more_noises_than_a_batch_has_rows() -> None:

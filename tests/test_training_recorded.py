@@ -23,7 +23,7 @@ from sensevoice.finetune.losses import NOT_GIVEN
 from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.spans import SAMPLE_RATE
 from training import audio, other_voices, recorded_speech
-from training.amazon_queen import Archive, NotQueenError, is_another
+from training.amazon_queen import Archive, NotQueenError
 from training.batches import Catalogue, Planner, Recipe
 from training.codecs import encode
 from training.lines import recorded_lines, training_lines
@@ -115,7 +115,6 @@ def test_every_voice_file_has_the_part_of_the_sentence_that_it_says(tmp_path: Pa
         "JOE00411.SB": "It is a door",
         "JOE00421.SB": "Nothing here",
     }
-    assert sorted(filter(is_another, said)) == ["070001P1.SB", "07XXXXP1.SB"]
 
 
 def test_another_file_is_not_the_game(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_text_and_clip_must_be_of_one_length(seconds: float, letters: int, kept:
 
 
 def packages(folder: Path) -> Path:
-    """The game, whose hero speaks too, and a folder of prompts."""
+    """The game and a folder of prompts."""
     heros = [f"JOE{number:04}1" for number in (41, 42)]
     game(folder, ["070001P1", *heros], sound("mp3", "libmp3lame", 48_000))
     prompts = folder / "sounds" / "en_US" / "dictate"
@@ -161,13 +160,13 @@ def packages(folder: Path) -> Path:
     return folder
 
 
-def test_recordings_are_packed_with_their_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded_speech, "QUEEN_HERO", 2)
+def test_recordings_are_packed_with_their_text(tmp_path: Path) -> None:
     pack_speech(packages(tmp_path / "packages"), tmp_path / "recorded", [])
     lines = recorded_lines(tmp_path)
     assert [(line.text, line.plain) for line in lines] == [
         ("My name is Bud.", "my name is bud"),
-        ("Nothing here", "nothing here"),  # one of two of the hero's
+        ("It is a door", "it is a door"),
+        ("Nothing here", "nothing here"),
         ("Enter a number.", "enter a number"),
     ]
 
@@ -187,7 +186,11 @@ def test_a_sentence_that_is_judged_is_not_trained_on(tmp_path: Path) -> None:
     (folder / "core-sounds-en.txt.gz").write_bytes(gzip.compress(f"dictate/enter: {judged}\n".encode()))
     assert tidy(judged) == judged and is_plausible(Recording(judged, tone(5.0)))
     pack_speech(folder, tmp_path / "recorded", [])
-    assert [line.text for line in recorded_lines(tmp_path)] == ["My name is Bud."]
+    assert [line.text for line in recorded_lines(tmp_path)] == [
+        "My name is Bud.",
+        "It is a door",
+        "Nothing here",
+    ]
 
 
 def english(text: str, plain: str) -> Line:
@@ -290,7 +293,7 @@ def test_clips_come_back_in_their_places_after_all_other_lines(work: Path) -> No
     write_recordings(work / "recorded", [Recording(text, tone(2.0, seed)) for seed, text in enumerate(said)])
     lines = training_lines(work, 3)
     assert [line.text for line in lines] == ["ab"] * 3 + list(said)
-    clips = audio.recorded_clips(work, lines)
+    clips = audio.recorded_clips(work, len(lines))
     assert [number for number, _ in clips] == [3, 5]
     for (_, clip), seed in zip(clips, (0, 2), strict=True):
         assert np.corrcoef(clip, tone(2.0, seed))[0, 1] > 0.8
@@ -300,7 +303,7 @@ def test_clips_come_back_in_their_places_after_all_other_lines(work: Path) -> No
 def test_without_recordings_lines_are_as_before(work: Path) -> None:
     lines = training_lines(work)
     assert len(lines) == 4
-    assert audio.recorded_clips(work, lines) == []
+    assert audio.recorded_clips(work, len(lines)) == []
 
 
 def drawn(share: float) -> tuple[list[int], list[list[int]]]:

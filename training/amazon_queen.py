@@ -21,7 +21,6 @@ TREE_AT, LEVEL_BYTES = 32, 96  # a dialogue's tree of answers; the hero's senten
 POINTERS_AT = 22  # to the other person's sentences, to what follows, to what is said at the second meeting
 FIRST_REMARK = 41  # the number of the voice file that the first line of the remarks has
 COMMAND = re.compile(r"\*(?:XY\d\d\(\d+,\d+\)|[A-Z0-9]{2})")
-ANOTHER = re.compile(r"\d.*P[0-9A-F]\.SB")  # in dialogues; in scenes the name does not say who speaks
 ENCODING = "cp437"
 
 
@@ -57,11 +56,6 @@ class Archive:
             for prefix, sentence in _sentences(name, data):
                 said |= _parts(prefix, sentence)
         return {name: text for name, text in said.items() if name in self.files}
-
-
-def is_another(name: str) -> bool:
-    """Whether the voice file is surely not the hero's, who says half of everything."""
-    return ANOTHER.fullmatch(name) is not None
 
 
 def _sentences(name: str, data: bytes) -> Iterator[tuple[str, str]]:

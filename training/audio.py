@@ -39,11 +39,13 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
     (work / "audio").mkdir(exist_ok=True)
     lines = training_lines(work, args.limit)
     with encoder_pool(args.workers) as pool:
+        # decoded while the GPU speaks, by a process that was forked before
+        people = None if part else pool.apply_async(recorded_clips, (work, len(lines)))
         robots = [] if part else robot_clips(work, lines, seed=args.seed, share=args.robot_share)
         speech = speak(work, lines, args, began)
         speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
-    if not part:
-        speech = speech.with_clips(recorded_clips(work, lines), UNKNOWN_EMOTION)
+        if people is not None:
+            speech = speech.with_clips(people.get(), UNKNOWN_EMOTION)
     speech.save(work / "audio" / f"train.{part}.pt")
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
@@ -67,16 +69,16 @@ def robot_clips(work: Path, lines: Sequence[Line], *, seed: int, share: float) -
     return clips
 
 
-def recorded_clips(work: Path, lines: Sequence[Line]) -> list[tuple[int, Samples]]:
+def recorded_clips(work: Path, lines: int) -> list[tuple[int, Samples]]:
     """Recorded speech, evenly loud, as (line, [samples] int16 at 16 kHz); none if none was fetched.
 
-    It is what the last of the training lines say. Clips whose text the tokenizer does not know are left out.
+    It is what the last of so many training lines say. Clips whose text the tokenizer does not know are left out.
     """
     recorded = recorded_lines(work)
     if not recorded:
         return []
     sound, known = decoded(str(work / RECORDED / "speech.ogg")), round_trips(tokenizer_path(work))
-    first = len(lines) - len(recorded)
+    first = lines - len(recorded)
     clips = [
         (number, levelled(sound[line.start : line.start + line.length]))
         for number, line in enumerate(recorded, first)

@@ -19,6 +19,9 @@ SLOWEST, FASTEST = 0.86, 1.2
 SPEEDS = 16
 WIDEST_WARP = 0.14  # of a vocal tract's length
 KNEE_HZ = 4_800.0  # above the formants that tell vowels apart
+UNEVENNESS = 0.45  # of the pace within an utterance, at most: a standard deviation of its logarithm
+PHONE_FRAMES, PHRASE_FRAMES = 8, 60  # of 10 ms; over which the pace changes
+PHRASE_SHARE = 0.6  # of the unevenness, in the pace of phrases
 
 
 @dataclass
@@ -255,6 +258,40 @@ def _mel_bins(hz: Tensor, mels: int) -> Tensor:
     """The filter, in fractions, that is centred on a frequency."""
     low, high = mel_range()
     return (to_mel(hz) - low) / (high - low) * (mels + 1) - 1
+
+
+def drawn_rhythms(items: int, frames: int, strength: float, device: torch.device) -> Tensor:
+    """When what is heard in each frame of 10 ms was said: [items, frames], from frame 0 to the last, ever later.
+
+    A synthesiser gives each phoneme the length that it mostly has, and every sentence one pace; people rush and dwell.
+    """
+    unevenness = _uniform(items, 0, UNEVENNESS * strength, device)[:, None]
+    phones, phrases = (_walks(items, frames, knot, device) for knot in (PHONE_FRAMES, PHRASE_FRAMES))
+    paces = (unevenness * (phones + PHRASE_SHARE * phrases)).exp_()
+    times = paces.cumsum(1) - paces[:, :1]
+    return times * ((frames - 1) / times[:, -1:])
+
+
+def _walks(items: int, frames: int, knot: int, device: torch.device) -> Tensor:
+    """Random values every `knot` frames, and straight lines between them: [items, frames]."""
+    knots = torch.randn(items, 1, frames // knot + 2, device=device)
+    return F.interpolate(knots, size=frames, mode="linear", align_corners=True)[:, 0]
+
+
+def in_rhythm(mel: Tensor, times: Tensor) -> Tensor:
+    """Frames said at these times, [batch, frames], read between the frames there are, [batch, frames, mels]."""
+    low = times.long().clamp(0, mel.shape[1] - 2)
+    part = (times - low)[:, :, None]
+    index = low[:, :, None].expand_as(mel)
+    return torch.lerp(mel.gather(1, index), mel.gather(1, index + 1), part)
+
+
+def labels_in_rhythm(labels: Tensor, times: Tensor) -> Tensor:
+    """What is known of evenly spaced moments, [batch, stacked frames, probes], at the times of all 10 ms frames."""
+    moments = labels.shape[1] * labels.shape[2]
+    spacing = times.shape[1] // moments
+    index = (times[:, ::spacing] / spacing).round().long().clamp_max(moments - 1)
+    return labels.flatten(1).gather(1, index).view_as(labels)
 
 
 def augment(sources: Tensor, shape: RowShape, bank: SoundBank, strength: float) -> Tensor:

@@ -56,8 +56,8 @@ class Recipe:
     noise_share: float = 0.5  # of the items without speech or event: a recorded noise, where there are any
     # how often each of LANGUAGES is heard: English words are the hardest to spell
     language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
-    # of each language's rows: recorded speech, where there is any; what there is in Mandarin is one man's
-    recorded_shares: tuple[float, ...] = (0.1, 0.25, 0.1, 0.1, 0.1)
+    # of each language's rows: recorded speech, where there is any; what there is in Mandarin is two men's
+    recorded_shares: tuple[float, ...] = (0.15, 0.2, 0.1, 0.1, 0.1)
 
 
 @dataclass(frozen=True)

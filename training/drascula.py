@@ -25,10 +25,13 @@ NAMES = (
     "Yoda", "Yule",
 )  # fmt: skip
 # Voices in which Whisper-base hears other words than the sentence's in more than one of three places: mostly the actor
-# says it another way. Of the hero's, only those that training would draw were heard.
+# says it another way.
 _OFF_SCRIPT = {
-    "": (17, 28, 32, 42, 120, 126, 153, 156, 164, 178, 192, 205, 213, 221, 235, 244, 255, 258, 282, 285, 290, 306,
-        317, 336, 347, 369, 377, 382, 396, 406, 411, 425, 430, 447, 452, 490, 497),
+    "": (8, 17, 22, 28, 32, 42, 50, 55, 58, 117, 120, 122, 124, 126, 136, 138, 140, 144, 147, 149, 152, 153,
+        156, 164, 169, 174, 176, 178, 179, 182, 192, 199, 205, 207, 211, 213, 214, 221, 222, 235, 244, 249,
+        254, 255, 256, 257, 258, 259, 264, 265, 270, 278, 281, 282, 285, 290, 295, 306, 317, 321, 336, 342,
+        343, 347, 353, 362, 367, 368, 369, 370, 372, 373, 377, 379, 382, 396, 397, 398, 406, 410, 411, 420,
+        425, 430, 434, 447, 448, 449, 452, 461, 472, 478, 487, 489, 490, 497),
     "B": (2, 5, 11, 13),
     "BJ": (13, 17),
     "D": (4, 13, 16, 21, 25, 26, 28, 39, 56, 58, 65, 67, 70, 78, 82),
@@ -71,11 +74,6 @@ class Game:
     def voice(self, name: str) -> bytes:
         """The recording: a byte a sample, 11,025 Hz."""
         return (self.folder / name).read_bytes()[HEADER:-TRAILER]
-
-
-def is_another(name: str) -> bool:
-    """Whether the voice file is not the hero's, who says two thirds of everything."""
-    return not name[0].isdigit()
 
 
 def _named(tables: Iterator[list[str]]) -> Iterator[tuple[str, str]]:

@@ -232,7 +232,8 @@ class Request:
     """One utterance to be spoken: token ids without the end marks, a style row, a prosody.
 
     `tones`: of the syllables whose pitch is not left to the synthesiser. `pauses`: (token, frames) of silences
-    that it would not make, put into its speech by `pulled_apart`.
+    that it would not make, put into its speech by `pulled_apart`. `stretch`: [tokens + 2], how many times as long
+    as it would make them the tokens and both end marks last.
     """
 
     ids: list[int]
@@ -243,6 +244,7 @@ class Request:
     emotion: int
     tones: tuple[Toned, ...] = ()
     pauses: tuple[tuple[int, int], ...] = ()
+    stretch: Array | None = None
 
 
 @dataclass
@@ -292,16 +294,20 @@ class Synthesiser:
         bert = model.bert_encoder(model.bert(ids, attention_mask=(~mask).int())).transpose(-1, -2)
         encoded = model.predictor.text_encoder(bert, style, lengths, mask)  # [batch, tokens, 640]
         hidden, _ = model.predictor.lstm(encoded)
-        pace = torch.tensor([r.prosody.pace for r in group], device=self.device)
-        durations = (
-            torch.sigmoid(model.predictor.duration_proj(hidden)).sum(-1).clamp_min(1.0) / pace[:, None]
-        )
+        usual = torch.sigmoid(model.predictor.duration_proj(hidden)).sum(-1).clamp_min(1.0)
+        durations = usual * self.lengthening(group)
         text = model.text_encoder(ids, lengths, mask)
         frames = durations.sum(-1).round().long().clamp_min(20).tolist()
         return [
             _Plan(request, encoded[i].T.half(), text[i].half(), durations[i], frames[i])
             for i, request in enumerate(group)
         ]
+
+    def lengthening(self, group: Sequence[Request]) -> Tensor:
+        """[batch, tokens + 2]: how many times as long as usual each lasts; all have as many tokens."""
+        even = np.ones(len(group[0].ids) + 2, np.float32)
+        stretches = [(even if r.stretch is None else r.stretch) / r.prosody.pace for r in group]
+        return torch.from_numpy(np.stack(stretches).astype(np.float32)).to(self.device)
 
     def _vocode(self, plans: Sequence[_Plan]) -> Spoken:
         total = plans[len(plans) // 2].frames

@@ -9,7 +9,7 @@ from sensevoice.features import Frontend
 from sensevoice.finetune.masking import mask_features
 from sensevoice.network import NetworkShape, SanmAttention, SenseVoiceNetwork, positions
 from sensevoice.scores import N_QUERY_FRAMES
-from training.augment import warped
+from training.augment import in_rhythm, warped
 from training.memory import ShiftedProducts
 
 PHONEMES = 178
@@ -30,14 +30,13 @@ class TrainingNetwork(nn.Module):
         self.phoneme_head = nn.Linear(shape.output_size, PHONEMES)
 
     @torch.no_grad()
-    def features(self, samples: Tensor, strength: float) -> Tensor:
+    def features(self, samples: Tensor, strength: float, times: Tensor) -> Tensor:
         """[batch, samples] -> stacked, normalised frames [batch, frames, 560].
 
-        `strength`: how far voices are shifted and how much is masked, 0 to 1.
+        `strength`: how far voices are shifted and how much is masked, 0 to 1. `times`: see `drawn_rhythms`.
         """
-        stacked = self.frontend.normalise(
-            self.frontend.stack(warped(self.frontend.log_mel(samples), strength))
-        )
+        mel = in_rhythm(warped(self.frontend.log_mel(samples), strength), times)
+        stacked = self.frontend.normalise(self.frontend.stack(mel))
         whole = torch.full((len(stacked),), stacked.shape[1], device=stacked.device)
         return mask_features(stacked, whole, strength)
 

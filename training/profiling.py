@@ -17,7 +17,7 @@ from training.ranks import Ranks
 from training.recogniser import new_trainer
 from training.spelling import text_slope
 from training.steps import EagerStep, Inputs, Step, truth_counts
-from training.train import Lesson, Lessons, Trainer
+from training.train import Lesson, Lessons, Trainer, heard
 
 STRENGTH, PHONEME_WEIGHT, RATE = 1.0, 1.0, 1e-5
 REPEATS = 5
@@ -82,10 +82,10 @@ def split(trainer: Trainer, mixer: Mixer, plan: Plan) -> str:
     eager = EagerStep(model, trainer.weights, amp=trainer.amp)
     for _ in range(REPEATS):
         batch = watch.run("realise", lambda: mixer.realise(plan, STRENGTH))
-        features = watch.run("features", lambda: model.features(batch.samples, STRENGTH))  # noqa: B023
-        counts = truth_counts(batch.tags, batch.phonemes)
+        features, phonemes = watch.run("features", lambda: heard(model, batch, STRENGTH))  # noqa: B023
+        counts = truth_counts(batch.tags, phonemes)
         weight = torch.full((), PHONEME_WEIGHT, device=mixer.device)
-        inputs = Inputs(features, batch.queries, batch.tags, batch.phonemes, counts, weight)
+        inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
         tokens = batch.target_lengths.sum().float().to(mixer.device)
         lesson = Lesson(inputs, batch.targets, batch.target_lengths, tokens)
         _time_step(watch, "", eager, lesson)

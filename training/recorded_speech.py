@@ -13,7 +13,7 @@ import random
 import re
 import tempfile
 import wave
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,10 +40,8 @@ GAP = SAMPLE_RATE // 20  # silence between clips, so that none is heard in its n
 SHORTEST_S, LONGEST_S = 0.5, 15.0
 # characters a second at the slowest and fastest; beyond, text and recording do not belong together
 PACES = {"en": (4.0, 22.0), "zh": (1.0, 9.0)}
-JOINED = 1_700  # clips of each one's Mandarin syllables
+JOINED = 4_000  # clips of each one's Mandarin syllables
 JOE, KED = 1_900, 600  # lines that each of the synthesisers says
-# One of so many lines that may be the hero's is kept: he is to be one voice among others, of some twenty minutes.
-QUEEN_HERO, SKY_HERO, DRASCULA_HERO = 7, 3, 3
 WRITTEN = re.compile(r"[A-Za-z'][A-Za-z' ,.?!-]*")
 NO_WORDS = re.compile(r"(?i:([a-z])\1\1)|[A-Z]{4}")  # drawn out, or shouted
 PAUSE = re.compile(r",?\s*(?:\.{2,}|-{2,}|\s-(?=\s))\s*")
@@ -101,7 +99,7 @@ def queen_speech(packages: Path) -> Iterator[Recording]:
     """What is said in Flight of the Amazon Queen."""
     for path in packages.rglob("queen.1c"):
         game = amazon_queen.Archive.read(path)
-        for name, text in chosen(game.spoken(), amazon_queen.is_another, QUEEN_HERO):
+        for name, text in tidied(game.spoken()):
             yield Recording(text, decoded(io.BytesIO(game.files[name]), "mp3"))
 
 
@@ -110,7 +108,7 @@ def sky_speech(packages: Path) -> Iterator[Recording]:
     for path in packages.rglob("sky.dnr"):
         game = steel_sky.Game.read(path)
         said = {number: small(text, steel_sky.NAMES) for number, text in game.spoken().items()}
-        for number, text in chosen(said, game.others().__contains__, SKY_HERO):
+        for number, text in tidied(said):
             yield Recording(text, pcm8(game.voice(number), steel_sky.SOUND_RATE))
 
 
@@ -119,18 +117,15 @@ def drascula_speech(packages: Path) -> Iterator[Recording]:
     for path in packages.rglob("drascula.dat"):
         game = drascula.Game.read(path)
         said = {name: small(text, drascula.NAMES) for name, text in game.spoken().items()}
-        for name, text in chosen(said, drascula.is_another, DRASCULA_HERO):
+        for name, text in tidied(said):
             if name not in drascula.OFF_SCRIPT:
                 yield Recording(text, pcm8(game.voice(name), drascula.SOUND_RATE))
 
 
-def chosen(
-    said: Mapping[Voice, str], is_another: Callable[[Voice], bool], hero_share: int
-) -> Iterator[tuple[Voice, str]]:
-    """Voices and tidy sentences: all that are surely not the hero's, and one of `hero_share` of the rest."""
-    lines = sorted((not is_another(voice), voice, tidy(text)) for voice, text in said.items())
-    for number, (sparse, voice, text) in enumerate(lines):
-        if text and not (sparse and number % hero_share):
+def tidied(said: Mapping[Voice, str]) -> Iterator[tuple[Voice, str]]:
+    """Voices and their sentences, as far as these are tidy."""
+    for voice in sorted(said):
+        if text := tidy(said[voice]):
             yield voice, text
 
 

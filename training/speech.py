@@ -77,6 +77,11 @@ HELD_OUT_VOICES = {
     "test": {"en": "bf_emma", "zh": "zm_yunyang", "yue": "zm_yunyang", "ja": "jf_gongitsune", "ko": "hm_psi"},
 }
 ALL_TRAINING_VOICES = sorted({*_TIMBRES, *(name for names in TRAINING_VOICES.values() for name in names)})
+# Kokoro gives each phoneme its mean length, and says 2.3 English words a second, where a reader says 3
+PACE_OF_PEOPLE = (0.18, 0.18)  # mean and deviation of the logarithm of how much faster they are
+UNEVENNESS = 0.5  # at most, a deviation of the logarithm of a phoneme's length
+WORDS_APART = 12  # tokens between changes of pace within a sentence
+WORDS_SHARE = 0.6  # of the unevenness, in these
 PACE_APART = (0.6, 1.0)  # of what is usual
 PAUSE_FRAMES = (4, 25)  # of 25 ms, the longest pause of an utterance
 TIMBRE_WIDTH = 128  # of a style; the rest is prosody
@@ -230,12 +235,22 @@ def requests_for(
             style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
         tones = tones_of(line.phonemes, symbols)
         prosody = draw_prosody(rng, EMOTIONS[emotion])
+        stretch = draw_stretch(rng, len(ids) + 2) if line.split == "train" else None
         pauses: tuple[tuple[int, int], ...] = ()
         if line.kind == APART:
             prosody = replace(prosody, pace=prosody.pace * rng.uniform(*PACE_APART))
             pauses = draw_pauses(rng, ids, symbols["."])
-        requests.append(Request(ids, style, prosody, index, emotion, tones, pauses))
+        requests.append(Request(ids, style, prosody, index, emotion, tones, pauses, stretch))
     return requests
+
+
+def draw_stretch(rng: np.random.Generator, tokens: int) -> Array:
+    """[tokens]: how many times as long as usual each is, in somebody's own pace and rhythm."""
+    knots = np.arange(0, tokens + WORDS_APART, WORDS_APART)
+    words = np.interp(np.arange(tokens), knots, rng.normal(size=len(knots)))
+    uneven = np.exp(rng.uniform(0, UNEVENNESS) * (rng.normal(size=tokens) + WORDS_SHARE * words))
+    stretch: Array = (uneven / uneven.mean() / np.exp(rng.normal(*PACE_OF_PEOPLE))).astype(np.float32)
+    return stretch
 
 
 def draw_pauses(rng: np.random.Generator, ids: Sequence[int], stop: int) -> tuple[tuple[int, int], ...]:

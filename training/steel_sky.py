@@ -8,7 +8,6 @@ ScummVM (engines/sky: disk.cpp, text.cpp, hufftext.cpp, sound.cpp, logic.cpp).
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +19,11 @@ from training import rnc
 
 FAR, FAR_UNIT = 1 << 23, 16  # an offset with this bit counts in such units
 SIZE_MASK = (1 << 22) - 1
-SCRIPTS, TEXTS = range(60400, 60407), 60600
+TEXTS = 60600
 FIRST_VOICES = (50000, 50600, 51100, 52430, 53380, 54530, 55080, 55230)  # of each section
 SOUND_RATE = 11_025
 HEADER = 22  # bytes before a voice
 BLOCK = 32  # sentences
-# A script has a sentence said by somebody whom the hero listens to: push number, push animation, call with three
-# arguments function 37 or 38 (times four), in words of two bytes.
-LISTENS = re.compile(rb"\x02\0(..)[\0\x02\x0f]\0..\x0b\0\x03\0[\x94\x98]\0", re.DOTALL)
 NAMES = (
     "Anita", "Babs", "Belle", "Blunt", "Burke", "Chutney", "Colston", "D", "Danielle", "Dr", "Eduardo", "Foster",
     "Gallagher", "Gilbert", "God", "Greaves", "Hobart", "Hobbins", "I", "ID", "Joey", "Kansas", "Ken", "Lamb",
@@ -70,12 +66,6 @@ class Game:
             for line, text in enumerate(_sentences(self.files.get(TEXTS + section, b"")))
             if first + line in self.files
         }
-
-    def others(self) -> set[int]:
-        """The numbers of sentences that are surely not the hero's, who says half of everything."""
-        scripts = (self.files.get(number, b"") for number in SCRIPTS)
-        said = (match for script in scripts for match in LISTENS.finditer(script))
-        return {int.from_bytes(match[1], "little") for match in said}
 
     def voice(self, number: int) -> bytes:
         """The recording of this sentence: a byte a sample, 11,025 Hz."""

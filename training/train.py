@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sensevoice.features import Frontend
+from sensevoice.features import Frontend, frame_count
 from sensevoice.scores import N_QUERY_FRAMES
+from training.augment import drawn_rhythms, labels_in_rhythm
 from training.batches import Batch, Mixer, Plan
 from training.flat import Average, FlatWeights
 from training.network import TrainingNetwork
@@ -83,6 +84,13 @@ class Lesson:
     tokens: Tensor  # [] how many of them
 
 
+def heard(model: TrainingNetwork, batch: Batch, strength: float) -> tuple[Tensor, Tensor]:
+    """The features of a batch, [batch, frames, 560], and its phonemes, [batch, frames, probes], in uneven rhythms."""
+    frames = frame_count(batch.samples.shape[1])
+    times = drawn_rhythms(len(batch.samples), frames, strength, batch.samples.device)
+    return model.features(batch.samples, strength, times), labels_in_rhythm(batch.phonemes, times)
+
+
 class Lessons:
     """Lessons made one step ahead, on a stream of their own where there is a GPU."""
 
@@ -115,10 +123,10 @@ class Lessons:
 
     def _make(self, strength: float, phoneme_weight: float) -> Lesson:
         batch = self._mixer.realise(next(self._plans), strength)
-        features = self._model.features(batch.samples, strength)
+        features, phonemes = heard(self._model, batch, strength)
         weight = torch.full((), phoneme_weight, device=features.device)
-        counts = truth_counts(batch.tags, batch.phonemes)
-        inputs = Inputs(features, batch.queries, batch.tags, batch.phonemes, counts, weight)
+        counts = truth_counts(batch.tags, phonemes)
+        inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
         tokens = torch.full((), float(batch.target_lengths.sum()), device=features.device)
         return Lesson(inputs, batch.targets, batch.target_lengths, tokens)
 
