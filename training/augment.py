@@ -19,7 +19,7 @@ SLOWEST, FASTEST = 0.86, 1.2
 SPEEDS = 16
 WIDEST_WARP = 0.14  # of a vocal tract's length
 KNEE_HZ = 4_800.0  # above the formants that tell vowels apart
-UNEVENNESS = 0.45  # of the pace within an utterance, at most: a standard deviation of its logarithm
+UNEVENNESS = 0.3  # of the pace within an utterance, at most: a standard deviation of its logarithm
 PHONE_FRAMES, PHRASE_FRAMES = 8, 60  # of 10 ms; over which the pace changes
 PHRASE_SHARE = 0.6  # of the unevenness, in the pace of phrases
 

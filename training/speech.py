@@ -79,7 +79,7 @@ HELD_OUT_VOICES = {
 ALL_TRAINING_VOICES = sorted({*_TIMBRES, *(name for names in TRAINING_VOICES.values() for name in names)})
 # Kokoro gives each phoneme its mean length, and says 2.3 English words a second, where a reader says 3
 PACE_OF_PEOPLE = (0.18, 0.18)  # mean and deviation of the logarithm of how much faster they are
-UNEVENNESS = 0.5  # at most, a deviation of the logarithm of a phoneme's length
+UNEVENNESS = 0.35  # at most, a deviation of the logarithm of a phoneme's length
 WORDS_APART = 12  # tokens between changes of pace within a sentence
 WORDS_SHARE = 0.6  # of the unevenness, in these
 PACE_APART = (0.6, 1.0)  # of what is usual
