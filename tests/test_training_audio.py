@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import lzma
 import os
@@ -43,7 +44,7 @@ from training.augment import (
     with_noise,
 )
 from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
-from training.codecs import CODECS, aligned, through_codec
+from training.codecs import CODECS, aligned, decoded, encode, through_codec
 from training.kokoro import Prosody, Request, Spoken, Synthesiser
 from training.materials import TAGS, identity_frontend
 from training.speech import (
@@ -145,6 +146,21 @@ def test_a_codec_leaves_length_and_alignment(number: int, monkeypatch: pytest.Mo
     heard = through_codec(clip, rng)
     assert heard.shape == clip.shape and heard.dtype == np.int16
     assert np.corrcoef(clip, heard)[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("codec", CODECS[1:], ids=lambda codec: str(codec[1]))
+def test_a_long_clip_is_encoded_frame_by_frame_without_a_seam(
+    codec: tuple[str, str, int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container, name, rate, (bit_rate, *_) = codec
+    clip = np.random.default_rng(0).integers(-9_000, 9_000, 16_000).astype(np.int16)
+    at_once, in_frames = io.BytesIO(), io.BytesIO()
+    encode(at_once, clip, container, name, rate, bit_rate)
+    monkeypatch.setattr("training.codecs.LONGEST_FRAME", 3_333)
+    encode(in_frames, clip, container, name, rate, bit_rate)
+    for file in (at_once, in_frames):
+        file.seek(0)
+    assert np.array_equal(decoded(at_once), decoded(in_frames))
 
 
 def test_a_delay_is_taken_back_and_an_early_start_padded() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from multiprocessing.pool import Pool
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from sensevoice.spans import SAMPLE_RATE
 
 Clip = npt.NDArray[np.int16]
+LONGEST_FRAME = 60 * SAMPLE_RATE
 # container, codec, sample rate, bit rates: voice messages, web audio, wideband and narrow-band telephony
 CODECS: tuple[tuple[str, str, int, tuple[int, ...]], ...] = (
     ("ogg", "libopus", 16_000, (8_000, 12_000, 16_000, 24_000)),
@@ -43,11 +45,21 @@ def encode(file: io.BytesIO, clip: Clip, container: str, codec: str, rate: int, 
         stream: Any = output.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = bit_rate
         resampler = av.AudioResampler(stream.format, "mono", rate, stream.codec_context.frame_size or 1024)
-        frame = av.AudioFrame.from_ndarray(clip[None], format="s16", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        for piece in (*resampler.resample(frame), *resampler.resample(None)):
-            output.mux(stream.encode(piece))
+        for frame in chain(_frames(clip), [None]):
+            for piece in resampler.resample(frame):
+                output.mux(stream.encode(piece))
         output.mux(stream.encode(None))
+
+
+def _frames(clip: Clip) -> Iterator[av.AudioFrame]:
+    """[samples] in frames that FFmpeg can hold: it allocates no two gigabytes at once."""
+    for start in range(0, len(clip), LONGEST_FRAME):
+        frame = av.AudioFrame.from_ndarray(
+            clip[None, start : start + LONGEST_FRAME], format="s16", layout="mono"
+        )
+        frame.sample_rate = SAMPLE_RATE
+        frame.pts = start
+        yield frame
 
 
 def decoded(file: str | io.BytesIO, container: str | None = None) -> Clip:

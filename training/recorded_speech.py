@@ -75,8 +75,11 @@ def pack_speech(packages: Path, target: Path, lines: Iterable[Line]) -> None:
     sources = (queen_speech, sky_speech, drascula_speech, prompts, joined_syllables)
     recordings = [recording for source in sources for recording in source(packages)]
     recordings += spoken_lines(packages, lines)
+    kept = [r for r in recordings if is_plausible(r) and not held_out.overlaps(r.text)]
+    hours = sum(len(r.samples) for r in kept) / SAMPLE_RATE / 3_600
+    print(f"recorded: {len(kept)} of {len(recordings)} clips, {hours:.2f} h", flush=True)
     target.mkdir(parents=True, exist_ok=True)
-    write_recordings(target, [r for r in recordings if is_plausible(r) and not held_out.overlaps(r.text)])
+    write_recordings(target, kept)
 
 
 def write_recordings(target: Path, recordings: Iterable[Recording]) -> None:
