@@ -19,7 +19,7 @@ import pytest
 from fakes import DURATION_S, SEGMENTS, SKIPPED, FakeTranscriber
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from serving import eventually
+from serving import PATIENCE_S, eventually
 from test_webhooks import Receiver
 
 from sensevoice import jobs
@@ -342,27 +342,25 @@ def test_jobs_of_an_earlier_process_are_resumed_at_the_start(
 def test_the_event_loop_is_free_while_the_database_waits(
     transcriber: FakeTranscriber, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = jobs.JobStore.page
+    real, released = jobs.JobStore.page, threading.Event()
 
     def slow_page(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.5)
+        assert released.wait(PATIENCE_S)
         return real(*arguments, **options)
 
     monkeypatch.setattr(jobs.JobStore, "page", slow_page)
     app = create_app(transcriber, settings)  # type: ignore[arg-type]
 
-    async def both() -> float:
+    async def both() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             waiting = asyncio.create_task(client.get("/v1/jobs"))
             await asyncio.sleep(0.1)
-            start = time.monotonic()
-            await client.get("/health")
-            took_s = time.monotonic() - start
-            assert not waiting.done()
-            await waiting
-        return took_s
+            health = await asyncio.wait_for(client.get("/health"), PATIENCE_S / 2)
+            assert health.status_code == 200 and not waiting.done()
+            released.set()
+            assert (await waiting).status_code == 200
 
-    assert asyncio.run(both()) < 0.1
+    asyncio.run(both())
     app.state.jobs.close()
 
 
