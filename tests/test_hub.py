@@ -411,7 +411,7 @@ def test_a_refused_connection_leads_to_the_starter_at_once(
 ):
     began = time.monotonic()
     found = find_model(None, hub=name, cache_dir=cache, endpoint=closed_port)
-    assert time.monotonic() - began < 4  # not the five seconds that a hub may take
+    assert time.monotonic() - began < 2
     assert (found.directory, found.vad_directory, found.is_starter) == (starter, starter / "vad", True)
     assert f"The model hub {name} cannot be reached" in found.reason
 
@@ -425,7 +425,7 @@ def test_a_hub_that_swallows_everything_costs_no_more_than_the_time_allowed(
         for model in (None, str(small_checkpoint)):
             began = time.monotonic()
             found = find_model(model, hub=name, timeout_s=0.5, cache_dir=cache, endpoint=endpoint)
-            assert 0.4 < time.monotonic() - began < 4
+            assert 0.4 < time.monotonic() - began < 1.5
             assert found.vad_directory == starter / "vad"
             assert found.is_starter is (model is None)
 
@@ -442,7 +442,7 @@ def test_a_name_server_that_hangs_costs_no_more_than_the_time_allowed(
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()
     found = find_model(None, timeout_s=0.5, cache_dir=cache, endpoint="http://hub.invalid")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 1.5
     assert found.is_starter
     assert "no answer within 0.5 s" in found.reason
     woken.set()

@@ -342,9 +342,10 @@ def test_jobs_of_an_earlier_process_are_resumed_at_the_start(
 def test_the_event_loop_is_free_while_the_database_waits(
     transcriber: FakeTranscriber, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, released = jobs.JobStore.page, threading.Event()
+    real, begun, released = jobs.JobStore.page, threading.Event(), threading.Event()
 
     def slow_page(*arguments: Any, **options: Any) -> Any:
+        begun.set()
         assert released.wait(PATIENCE_S)
         return real(*arguments, **options)
 
@@ -354,7 +355,7 @@ def test_the_event_loop_is_free_while_the_database_waits(
     async def both() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
             waiting = asyncio.create_task(client.get("/v1/jobs"))
-            await asyncio.sleep(0.1)
+            assert await asyncio.to_thread(begun.wait, PATIENCE_S)
             health = await asyncio.wait_for(client.get("/health"), PATIENCE_S / 2)
             assert health.status_code == 200 and not waiting.done()
             released.set()

@@ -490,14 +490,22 @@ def test_only_the_service_s_own_pages_and_those_named_may_open_a_stream(
             stream(url, [], origin=named)
 
 
-class _Failing:
-    """An engine that always fails in the same way."""
+class _Wrapped:
+    """An engine that is another in all but what a subclass changes."""
 
-    def __init__(self, engine: TorchEngine, error: Exception) -> None:
-        self._engine, self._error = engine, error
+    def __init__(self, engine: TorchEngine) -> None:
+        self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+
+class _Failing(_Wrapped):
+    """An engine that always fails in the same way."""
+
+    def __init__(self, engine: TorchEngine, error: Exception) -> None:
+        super().__init__(engine)
+        self._error = error
 
     def recognise(self, *_: Any) -> Any:
         raise self._error
@@ -535,14 +543,12 @@ def test_a_client_that_sends_what_holds_no_sound_is_not_listened_to_for_ever(
 # --- what it holds --------------------------------------------------------------------------------------
 
 
-class _Slow:
+class _Slow(_Wrapped):
     """An engine that takes its time."""
 
     def __init__(self, engine: TorchEngine, pause_s: float) -> None:
-        self._engine, self.pause_s, self.calls = engine, pause_s, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        super().__init__(engine)
+        self.pause_s, self.calls = pause_s, 0
 
     def recognise(self, *arguments: Any) -> Any:
         self.calls += 1
@@ -550,14 +556,12 @@ class _Slow:
         return self._engine.recognise(*arguments)
 
 
-class _Held:
+class _Held(_Wrapped):
     """An engine that recognises nothing before it is told to."""
 
     def __init__(self, engine: TorchEngine) -> None:
-        self._engine, self.begun, self.released = engine, threading.Event(), threading.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        super().__init__(engine)
+        self.begun, self.released = threading.Event(), threading.Event()
 
     def recognise(self, *arguments: Any) -> Any:
         self.begun.set()
@@ -634,7 +638,7 @@ def test_nobody_waits_while_streams_are_recognised(
             asyncio.create_task(talk(server.url, chunked(pcm(RECORDING[:48_000]), 3_200))) for _ in range(4)
         ]
         try:
-            await asyncio.to_thread(held.begun.wait, PATIENCE_S)
+            assert await asyncio.to_thread(held.begun.wait, PATIENCE_S)
             async with connect(server.url) as client:
                 for _ in range(20):
                     await asyncio.wait_for(await client.ping(), PATIENCE_S / 2)

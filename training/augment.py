@@ -233,11 +233,14 @@ def of_tracts(mel: Tensor, factors: Tensor) -> Tensor:
     """
     mels = mel.shape[2]
     at = _mel_bins(_before_warp(_mel_hz(mels, mel.device), factors[:, None]), mels).clamp(0, mels - 1)
-    low = at.long().clamp_max(mels - 2)
-    part = (at - low)[:, None]
-    below = mel.gather(2, low[:, None].expand_as(mel))
-    above = mel.gather(2, (low + 1)[:, None].expand_as(mel))
-    return torch.lerp(below, above, part)
+    return _between(mel, at[:, None], 2)
+
+
+def _between(values: Tensor, at: Tensor, dim: int) -> Tensor:
+    """Values [...] read along a dimension at places in fractions, which are the same along dimensions of size one."""
+    low = at.long().clamp(0, values.shape[dim] - 2)
+    index = low.expand_as(values)
+    return torch.lerp(values.gather(dim, index), values.gather(dim, index + 1), at - low)
 
 
 def _before_warp(hz: Tensor, factors: Tensor) -> Tensor:
@@ -280,10 +283,7 @@ def _walks(items: int, frames: int, knot: int, device: torch.device) -> Tensor:
 
 def in_rhythm(mel: Tensor, times: Tensor) -> Tensor:
     """Frames said at these times, [batch, frames], read between the frames there are, [batch, frames, mels]."""
-    low = times.long().clamp(0, mel.shape[1] - 2)
-    part = (times - low)[:, :, None]
-    index = low[:, :, None].expand_as(mel)
-    return torch.lerp(mel.gather(1, index), mel.gather(1, index + 1), part)
+    return _between(mel, times[:, :, None], 1)
 
 
 def labels_in_rhythm(labels: Tensor, times: Tensor) -> Tensor:

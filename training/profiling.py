@@ -16,8 +16,8 @@ from training.materials import materials
 from training.ranks import Ranks
 from training.recogniser import new_trainer
 from training.spelling import text_slope
-from training.steps import EagerStep, Inputs, Step, truth_counts
-from training.train import Lesson, Lessons, Trainer, heard
+from training.steps import EagerStep, Step
+from training.train import Lesson, Lessons, Trainer, heard, lesson_on
 
 STRENGTH, PHONEME_WEIGHT, RATE = 1.0, 1.0, 1e-5
 REPEATS = 5
@@ -82,15 +82,11 @@ def split(trainer: Trainer, mixer: Mixer, plan: Plan) -> str:
     eager = EagerStep(model, trainer.weights, amp=trainer.amp)
     for _ in range(REPEATS):
         batch = watch.run("realise", lambda: mixer.realise(plan, STRENGTH))
-        features, phonemes = watch.run("features", lambda: heard(model, batch, STRENGTH))  # noqa: B023
-        counts = truth_counts(batch.tags, phonemes)
-        weight = torch.full((), PHONEME_WEIGHT, device=mixer.device)
-        inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
-        tokens = batch.target_lengths.sum().float().to(mixer.device)
-        lesson = Lesson(inputs, batch.targets, batch.target_lengths, tokens)
+        found = watch.run("features", lambda: heard(model, batch, STRENGTH))  # noqa: B023
+        lesson = lesson_on(batch, *found, PHONEME_WEIGHT)
         _time_step(watch, "", eager, lesson)
         watch.run("optimiser", lambda: trainer.update(10**6, RATE))
-    step = trainer.steps.step_for(inputs)
+    step = trainer.steps.step_for(lesson.inputs)
     if isinstance(step, EagerStep):
         return watch.row()
     for _ in range(REPEATS):

@@ -91,6 +91,15 @@ def heard(model: TrainingNetwork, batch: Batch, strength: float) -> tuple[Tensor
     return model.features(batch.samples, strength, times), labels_in_rhythm(batch.phonemes, times)
 
 
+def lesson_on(batch: Batch, features: Tensor, phonemes: Tensor, phoneme_weight: float) -> Lesson:
+    """What is to be learnt of a batch from what is heard of it; see `heard`."""
+    weight = torch.full((), phoneme_weight, device=features.device)
+    counts = truth_counts(batch.tags, phonemes)
+    inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
+    tokens = torch.full((), float(batch.target_lengths.sum()), device=features.device)
+    return Lesson(inputs, batch.targets, batch.target_lengths, tokens)
+
+
 class Lessons:
     """Lessons made one step ahead, on a stream of their own where there is a GPU."""
 
@@ -123,12 +132,7 @@ class Lessons:
 
     def _make(self, strength: float, phoneme_weight: float) -> Lesson:
         batch = self._mixer.realise(next(self._plans), strength)
-        features, phonemes = heard(self._model, batch, strength)
-        weight = torch.full((), phoneme_weight, device=features.device)
-        counts = truth_counts(batch.tags, phonemes)
-        inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
-        tokens = torch.full((), float(batch.target_lengths.sum()), device=features.device)
-        return Lesson(inputs, batch.targets, batch.target_lengths, tokens)
+        return lesson_on(batch, *heard(self._model, batch, strength), phoneme_weight)
 
 
 class Trainer:
