@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("scipy")
 from sensevoice.features import mel_range, to_hz, to_mel
+from sensevoice.network import NetworkShape
 from training import audio, speech
 from training.augment import (
     BABBLE,
@@ -43,10 +44,11 @@ from training.augment import (
     warped,
     with_noise,
 )
-from training.batches import Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
+from training.batches import Batch, Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
 from training.codecs import CODECS, aligned, decoded, encode, through_codec
 from training.kokoro import Prosody, Request, Spoken, Synthesiser
 from training.materials import TAGS, identity_frontend
+from training.network import TrainingNetwork
 from training.speech import (
     ALL_TRAINING_VOICES,
     HELD_OUT_VOICES,
@@ -58,6 +60,7 @@ from training.speech import (
     draw_stretch,
     requests_for,
 )
+from training.train import heard
 from training.vocoder import quicken
 
 TOKENS = 60
@@ -368,11 +371,40 @@ def test_a_lone_event_lies_within_its_row_and_some_are_short() -> None:
 def test_batches_have_a_few_shapes_and_many_speeds() -> None:
     drawn = planner()
     plans = [drawn.draw() for _ in range(300)]
-    assert {plan.shape for plan in plans} == set(row_shapes(60.0))
+    assert {plan.shape for plan in plans} == set(row_shapes(60.0, views=2))
     assert all(len(plan.utterance) == plan.shape.items for plan in plans)
     speeds = np.array([plan.speed for plan in plans])
     assert SLOWEST <= speeds.min() < 0.89 and 1.17 < speeds.max() <= FASTEST
     assert abs(speeds.mean() - (SLOWEST + FASTEST) / 2) < 0.02
+
+
+def test_every_row_is_in_its_batch_as_often_as_there_are_views() -> None:
+    for views in (1, 2):
+        drawn = planner(event_share=0.3, mixed_share=0.3, views=views)
+        for plan in (drawn.draw() for _ in range(20)):
+            assert plan.views == views and plan.shape.items % views == 0
+            for values in (plan.begin, plan.length, plan.utterance, plan.silent, plan.tags, plan.targets):
+                first, *others = np.split(values, views)
+                assert all(np.array_equal(first, other) for other in others)
+            rows = [(event.row, event.name, event.sound, event.first, event.gain_db) for event in plan.events]
+            half = plan.shape.items // views
+            assert sorted(rows) == sorted(
+                (row + view * half, *event) for row, *event in rows if row < half for view in range(views)
+            )
+
+
+def test_both_views_of_a_row_are_heard_in_one_rhythm_and_with_distortions_of_their_own() -> None:
+    shape = NetworkShape(output_size=8, attention_heads=2, linear_units=8, num_blocks=1, tp_blocks=1)
+    frames, rows = 40, 3
+    torch.manual_seed(0)
+    samples = torch.randn(rows, RowShape(rows, frames).samples).repeat(2, 1) * 0.1
+    numbers = torch.arange(frames)[None, :, None].expand(2 * rows, frames, 3)
+    empty = torch.zeros(2 * rows, 4, dtype=torch.long)
+    batch = Batch(samples, empty, empty, empty, empty[:, 0], numbers, views=2)
+    features, phonemes = heard(TrainingNetwork(shape, identity_frontend(7, 6)), batch, 1.0)
+    assert torch.equal(phonemes[:rows], phonemes[rows:])
+    assert not torch.equal(phonemes[0], phonemes[1]) and not torch.equal(phonemes[0], numbers[0])
+    assert not torch.equal(features[:rows], features[rows:])
 
 
 def test_utterances_lie_one_after_the_other_within_the_row_and_many_end_with_it() -> None:
@@ -565,6 +597,8 @@ for size in (30, 2_048, 5_001):
     logits = 4 * torch.randn(2, 3, size)
     both(spelling.log_sums, logits)
     both(spelling.softmax_slopes, logits, logits.logsumexp(-1), torch.rand(2, 3))
+    slope, weight = torch.randn(2, 3, size), torch.tensor(0.3)
+    both(spelling.drawn_together, logits, logits.logsumexp(-1), slope, weight)
     both(vocoder.styled, 3 * torch.randn(2, 3, size) + 1, *torch.randn(2, 2, 3), torch.rand(3) + 0.5, torch.float32)
 """
 

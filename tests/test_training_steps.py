@@ -165,13 +165,34 @@ def test_the_gradient_of_a_text_is_that_of_its_loss_and_half_precision_keeps_it(
     frames = torch.full((4,), 10)
     loss = text_loss(logits, frames, targets, lengths) * (lengths.sum() / tokens)
     (wanted,) = torch.autograd.grad(loss, logits)
-    found, slope = text_slope(logits.detach(), targets, lengths, tokens)
+    found, apart, slope = text_slope(logits.detach(), targets, lengths, tokens)
     torch.testing.assert_close(found, loss.detach())
+    assert apart == 0
     torch.testing.assert_close(slope, wanted, atol=1e-6, rtol=1e-5)
     assert not slope[:, :4].any() and not slope[2].any()
-    _, rough = text_slope(logits.detach().bfloat16(), targets, lengths, tokens)
+    *_, rough = text_slope(logits.detach().bfloat16(), targets, lengths, tokens)
     assert rough.dtype is torch.bfloat16
     assert torch.cosine_similarity(rough.float().flatten(), wanted.flatten(), dim=0) > 0.999
+
+
+def test_two_views_of_a_row_are_drawn_together_by_the_gradient_of_their_divergences() -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(4, 4 + 10, 30)).requires_grad_()
+    targets, lengths = torch.randint(1, 30, (2, 3)).repeat(2, 1), torch.tensor([3, 2, 3, 2])
+    tokens = torch.tensor(10.0)
+    text = text_loss(logits, torch.full((4,), 10), targets, lengths)
+    one, other = logits.log_softmax(-1).chunk(2)
+    divergence = sum(
+        F.kl_div(moved, still.detach(), reduction="sum", log_target=True)
+        for moved, still in ((one, other), (other, one))
+    )
+    (wanted,) = torch.autograd.grad(text + 0.2 * divergence / tokens, logits)
+    found, apart, slope = text_slope(logits.detach(), targets, lengths, tokens, views=2)
+    torch.testing.assert_close(found, text.detach())
+    torch.testing.assert_close(apart, (divergence / tokens).detach())
+    torch.testing.assert_close(slope, wanted, atol=1e-6, rtol=1e-5)
+    alike = logits.detach()[:2].repeat(2, 1, 1)
+    assert text_slope(alike, targets, lengths, tokens, views=2)[1] == 0
 
 
 def _one_of_two(number: int, place: str, out: str) -> None:

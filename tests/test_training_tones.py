@@ -98,7 +98,7 @@ def test_characters_said_alone_are_the_commonest_of_those_that_are_read_alike() 
     reading = {"他": "ta1", "她": "ta1", "它": "ta1", "马": "ma3", "码": "ma3"}
     lists = [*islice(one_by_one(vocabulary, reading.__getitem__, random.Random(0)), 50)]
     assert {word for chosen in lists for word in chosen} == {"他", "马"}
-    assert {len(chosen) for chosen in lists} == set(range(3, 9))
+    assert {len(chosen) for chosen in lists} == set(range(1, 9))
 
 
 def test_other_lists_are_of_common_words() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,16 @@ class Recipe:
     """Shares and sizes of what is mixed."""
 
     batch_s: float = 900.0
+    views: int = (
+        2  # how often each row is in its batch, each time with distortions of its own; see `spelling.py`
+    )
     event_share: float = 0.10  # of items: a sound event and no speech
     nothing_share: float = 0.03  # of items: noise or silence alone
     mixed_share: float = 0.08  # of items: speech with an event beside or under it
     auto_share: float = 0.7  # of items: the language query says auto
     noise_share: float = 0.5  # of the items without speech or event: a recorded noise, where there are any
-    # how often each of LANGUAGES is heard: English words are the hardest to spell
-    language_weights: tuple[float, ...] = (1.0, 1.5, 1.0, 1.0, 1.0)
+    # how often each of LANGUAGES is heard: more often what is misheard more
+    language_weights: tuple[float, ...] = (1.0, 1.6, 1.2, 0.9, 0.9)
     # of each language's rows: recorded speech, where there is any; what there is in Mandarin is two men's
     recorded_shares: tuple[float, ...] = (0.15, 0.2, 0.1, 0.1, 0.1)
 
@@ -104,6 +107,7 @@ class Plan:
 
     shape: RowShape
     points: int  # of which spectra make `shape.points`
+    views: int  # row i + k * (items / views) holds the same as row i
     begin: Array
     length: Array
     utterance: Array  # -1 where there is no piece
@@ -119,6 +123,19 @@ class Plan:
         """How much faster it will sound."""
         return self.points / self.shape.points
 
+    def seen(self, views: int) -> Plan:
+        """The same rows so many times over, one behind the other."""
+        rows = len(self.begin)
+        again = [
+            replace(event, row=event.row + view * rows) for view in range(views) for event in self.events
+        ]
+        repeated = {
+            name: np.concatenate([value] * views)
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
+        }
+        return replace(self, views=views, events=again, **repeated)
+
 
 @dataclass(frozen=True)
 class PlacedEvent:
@@ -132,11 +149,10 @@ class PlacedEvent:
     gain_db: float
 
 
-def row_shapes(batch_s: float) -> list[RowShape]:
-    """The shapes of all batches of about so many seconds."""
-    counts = (
-        max(FEWEST_ITEMS, int(batch_s / (frames * FRAME_SAMPLES / SAMPLE_RATE))) for frames in ROW_FRAMES
-    )
+def row_shapes(batch_s: float, views: int = 1) -> list[RowShape]:
+    """The shapes of all batches of about so many seconds, `views` of each row among them."""
+    seconds = (frames * FRAME_SAMPLES / SAMPLE_RATE for frames in ROW_FRAMES)
+    counts = (max(FEWEST_ITEMS, int(batch_s / each)) // views * views for each in seconds)
     return [RowShape(items, frames) for items, frames in zip(counts, ROW_FRAMES, strict=True)]
 
 
@@ -152,7 +168,7 @@ class Planner:
         weights = np.array([recipe.language_weights[language] for language in self.languages])
         self.language_shares = weights / weights.sum()
         self.event_names = list(catalogue.events)
-        self.shapes = row_shapes(recipe.batch_s)
+        self.shapes = row_shapes(recipe.batch_s, recipe.views)
 
     def _pools(self) -> dict[tuple[int, int], Array]:
         """Utterances by (language, emotion), shortest first; recorded ones, whose emotion is unknown, if wanted."""
@@ -170,7 +186,8 @@ class Planner:
         sources = shape.sources()
         points = sources[self.rng.integers(len(sources))]
         room = shape.samples * points // shape.points
-        return self._lay_out([self._item(room) for _ in range(shape.items)], shape, points)
+        items = [self._item(room) for _ in range(shape.items // self.recipe.views)]
+        return self._lay_out(items, shape, points).seen(self.recipe.views)
 
     def _item(self, room: int) -> Item:
         dice, recipe = self.rng.random(), self.recipe
@@ -226,7 +243,7 @@ class Planner:
             if item.event:
                 events.append(self._place_event(row, item, end, room))
         silent = np.array([not item.pieces and item.event is None for item in items])
-        return Plan(shape, points, begin, length, utterance, events, silent, **self._text(items))
+        return Plan(shape, points, 1, begin, length, utterance, events, silent, **self._text(items))
 
     def _begins(self, lengths: Array, room: int) -> tuple[Array, int]:
         """Where pieces of these lengths begin within the room, and where the last one ends."""
@@ -321,6 +338,7 @@ class Batch:
     targets: Tensor  # [batch, tokens]
     target_lengths: Tensor  # [batch], on the host
     phonemes: Tensor  # [batch, frames, probes], IGNORED where unknown
+    views: int  # of each row; see `Plan`
 
 
 def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
@@ -372,6 +390,7 @@ class Mixer:
             *(self._tensor(v) for v in (plan.queries, plan.tags, plan.targets)),
             torch.from_numpy(plan.target_lengths),
             self._phonemes(utterance, begin, length, plan.shape.frames, plan.speed),
+            plan.views,
         )
 
     def activity(self, plan: Plan, frames: int) -> Tensor:

@@ -81,6 +81,7 @@ FLUID = "usr/share/sounds/sf2/FluidR3_GS"
 WESNOTH = "usr/share/games/wesnoth/1.16/data"
 FLARE = "usr/share/games/flare/mods/fantasycore"
 MINETEST = "usr/share/games/minetest/games/**/sounds"
+XEMACS = "usr/share/xemacs21/xemacs-packages/etc/sounds"
 SCRATCH_NOISES = "Animal/ Effects/ Human/Footsteps- Human/FingerSnap Human/Slurp"
 FLUID_NOISES = (
     "River Thunder-L SeattleRain-L Sea-Shore Car-Crash1 Car-Pass Car-Start Car-Stop train Door doorcreak FootStep "
@@ -89,6 +90,18 @@ FLUID_NOISES = (
 OPENSFX_NOISES = (
     "Steam Ship Ferry Propeller Early-jet Diesel Mining Electric Level-crossing Crash Helicopter Truck-old Modern "
     "Old-bus Jackhammer Sheep Cow Horse Building Sawmill Wind Heavy Lumber Mach-1 Maglev Tropical Monorail Explosion"
+)
+QABCS = "usr/share/qabcs/abcs/all"
+QABCS_MUSIC = (
+    "accordion aeoline bagpipes bass_drum cello changu clarinet cuica cymbals drums dulzaina electric_guitar erhu "
+    "flute gamba grand_piano guitar hand_organ hang harmonica harp kazoo lute maracas natural_horn ney oboe organ "
+    "piano quena rabel recorder rozhok saxophone slit_drum squeezebox timpani topshuur trumpet ukulele violin washint "
+    "western_concert_flute xun xylophone yangqin yueqin zhaleyka zither zurna"
+)
+QABCS_NOISES = (
+    "airplane bear bicycle bird calf cat clock cow crane crow deer dog dolphin duck elephant excavator ferret fire "
+    "flamingo foal frog goose grasshopper helicopter heron horse jaguar keyboard lion moose owl pig quail ratchet "
+    "rooster sheep sparrow tiger tractor train turtle wagon whale whistle wolf zebra zipper"
 )
 MINETEST_NOISES = "carts default_break default_chest default_furnace default_water doors env fire tnt"
 # monsterz-data's applause is LibreOffice's, which is tested on
@@ -123,6 +136,20 @@ TRAIN_SOURCES = (
     Source("minetest-data", "Event_UNK", _under(MINETEST, MINETEST_NOISES, "*.ogg")),
     Source("simutrans-pak64", "Event_UNK", ("usr/share/games/simutrans/**/sound/*.wav",)),
     Source("bucklespring-data", "Event_UNK", ("usr/share/**/2*-0.wav",)),
+    Source("bambam", "Laughter", ("usr/share/bambam/data/giggle.wav",)),
+    Source("btanks-data", "Laughter", ("usr/share/games/btanks/data/sounds/laugh0*.ogg",)),
+    Source("trackballs-data", "Laughter", ("usr/share/games/trackballs/sfx/*laugh.wav",)),
+    Source("xemacs21-basesupport", "Laughter", (f"{XEMACS}/laugh.au",)),
+    Source("xemacs21-basesupport", "Cry", (f"{XEMACS}/cry.wav",)),
+    Source("circuslinux-data", "Applause", ("usr/share/games/circuslinux/data/sounds/applause.wav",)),
+    Source("foobillardplus-data", "Applause", ("usr/share/games/foobillardplus/data/applause.wav",)),
+    Source("gambas3-examples", "Applause", ("usr/share/doc/gambas3-examples/**/applause.wav",)),
+    Source("gemdropx", "Applause", ("usr/share/games/gemdropx/sounds/applause.wav",)),
+    Source("tuxmath-data", "Applause", ("usr/share/tuxmath/sounds/cheer.wav",)),
+    Source("dustracing2d-data", "Applause", ("usr/share/games/dustracing2d/sounds/cheering.ogg",)),
+    Source("lmms-common", "Breath", ("usr/share/lmms/samples/misc/breath01.ogg",)),
+    Source("qabcs-data", "BGM", _under(f"{QABCS}/noises", QABCS_MUSIC, ".ogg")),
+    Source("qabcs-data", "Event_UNK", _under(f"{QABCS}/noises", QABCS_NOISES, ".ogg")),
 )
 DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
 

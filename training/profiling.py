@@ -99,9 +99,8 @@ def split(trainer: Trainer, mixer: Mixer, plan: Plan) -> str:
 
 def _time_step(watch: Stopwatch, prefix: str, step: Step, lesson: Lesson) -> None:
     given = watch.run(f"{prefix}forward", lambda: step.forward(lesson.inputs))
-    _, slope = watch.run(
-        f"{prefix}ctc", lambda: text_slope(given.logits, lesson.targets, lesson.target_lengths, lesson.tokens)
-    )
+    text = lesson.targets, lesson.target_lengths, lesson.tokens
+    *_, slope = watch.run(f"{prefix}ctc", lambda: text_slope(given.logits, *text, views=lesson.views))
     watch.run(f"{prefix}backward", lambda: step.backward(slope))
 
 

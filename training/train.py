@@ -82,12 +82,14 @@ class Lesson:
     targets: Tensor  # [batch, tokens]
     target_lengths: Tensor  # [batch], on the host
     tokens: Tensor  # [] how many of them
+    views: int = 1  # of each row; see `Plan`
 
 
 def heard(model: TrainingNetwork, batch: Batch, strength: float) -> tuple[Tensor, Tensor]:
     """The features of a batch, [batch, frames, 560], and its phonemes, [batch, frames, probes], in uneven rhythms."""
-    frames = frame_count(batch.samples.shape[1])
-    times = drawn_rhythms(len(batch.samples), frames, strength, batch.samples.device)
+    rows, frames = len(batch.samples) // batch.views, frame_count(batch.samples.shape[1])
+    # all views of a row in one rhythm: their frames are compared
+    times = drawn_rhythms(rows, frames, strength, batch.samples.device).repeat(batch.views, 1)
     return model.features(batch.samples, strength, times), labels_in_rhythm(batch.phonemes, times)
 
 
@@ -97,7 +99,7 @@ def lesson_on(batch: Batch, features: Tensor, phonemes: Tensor, phoneme_weight: 
     counts = truth_counts(batch.tags, phonemes)
     inputs = Inputs(features, batch.queries, batch.tags, phonemes, counts, weight)
     tokens = torch.full((), float(batch.target_lengths.sum()), device=features.device)
-    return Lesson(inputs, batch.targets, batch.target_lengths, tokens)
+    return Lesson(inputs, batch.targets, batch.target_lengths, tokens, batch.views)
 
 
 class Lessons:
@@ -162,11 +164,12 @@ class Trainer:
         self.ranks.average(tokens)
         step = self.steps.step_for(lesson.inputs)
         given = step.forward(lesson.inputs)
-        ctc, slope = text_slope(given.logits, lesson.targets, lesson.target_lengths, tokens)
+        text = lesson.targets, lesson.target_lengths, tokens
+        ctc, agreement, slope = text_slope(given.logits, *text, views=lesson.views)
         step.backward(slope)
         self.ranks.average(self.weights.slopes)
         tags, phonemes = given.parts.split([N_QUERY_FRAMES, 1])
-        return {"ctc": ctc, "tags": tags, "phonemes": phonemes[0]}
+        return {"ctc": ctc, "agreement": agreement, "tags": tags, "phonemes": phonemes[0]}
 
     def update(self, number: int, rate: float) -> dict[str, Tensor]:
         """Take a step; one whose gradient is not finite is left out by the optimiser, and counted."""
@@ -220,10 +223,10 @@ def optimise(trainer: Trainer, mixer: Mixer, plans: Iterator[Plan], clock: Clock
 def _log(step: int, progress: float, elapsed_s: float, sums: dict[str, Tensor], schedule: Schedule) -> None:
     n = schedule.log_every
     tags = " ".join(f"{v:.3f}" for v in (sums["tags"] / n).tolist())
+    ctc, agreement, phonemes, norm = (sums[k].item() / n for k in ("ctc", "agreement", "phonemes", "norm"))
     print(
-        f"step {step} ({progress:.0%}, {step / elapsed_s:.1f}/s) ctc {sums['ctc'].item() / n:.3f} "
-        f"phonemes {sums['phonemes'].item() / n:.3f} tags {tags} norm {sums['norm'].item() / n:.2f} "
-        f"skipped {sums['skipped'].item():.0f}",
+        f"step {step} ({progress:.0%}, {step / elapsed_s:.1f}/s) ctc {ctc:.3f} agreement {agreement:.3f} "
+        f"phonemes {phonemes:.3f} tags {tags} norm {norm:.2f} skipped {sums['skipped'].item():.0f}",
         flush=True,
     )
 

@@ -29,7 +29,11 @@ def train_detector(work: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     # recorded speech is not silent in its pauses, which are read off its energy
     recipe = Recipe(
-        batch_s=args.batch_s / 3, event_share=0.15, nothing_share=0.06, recorded_shares=NONE_RECORDED
+        batch_s=args.batch_s / 3,
+        views=1,
+        event_share=0.15,
+        nothing_share=0.06,
+        recorded_shares=NONE_RECORDED,
     )
     stock = materials(work, args, recipe, args.seed + 1)
     frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)

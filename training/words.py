@@ -29,7 +29,7 @@ COARSE = re.compile(
 FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
 LENGTHS = (2, 9)  # words of a string
 APART = "apart"  # the kind of lines whose words are said one by one
-APART_LENGTHS = (3, 8)  # words of a list
+APART_LENGTHS = (1, 8)  # words of a list: people also say a single one
 COMMON = 0.25  # of the words are drawn by frequency, the others by need
 CHARACTER_GOAL = 25  # times that each character is to be met before words are counted
 
@@ -141,7 +141,7 @@ def strings(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> It
 def one_by_one(
     vocabulary: Vocabulary, reading: Callable[[str], str] | None, rng: random.Random
 ) -> Iterator[list[str]]:
-    """Endless lists of 3 to 8 common words that are said apart.
+    """Endless lists of one to eight common words that are said apart.
 
     With a `reading` they are characters, and of those that are read alike only the commonest: no word around it
     says which is meant, and nobody can tell by ear. Each reading is as likely as any other.
