@@ -55,10 +55,12 @@ from training.speech import (
     PACE_OF_PEOPLE,
     TRAINING_VOICES,
     Cast,
+    Casting,
     Line,
     Speech,
     draw_stretch,
     requests_for,
+    requests_of_part,
 )
 from training.train import heard
 from training.vocoder import quicken
@@ -293,11 +295,39 @@ def test_sound_and_labels_keep_together_in_any_rhythm() -> None:
 
 def test_each_training_line_has_a_rhythm_of_its_own_and_test_lines_have_none() -> None:
     lines = [Line("en", "", "", "ab" * 9, split=split) for split in ("train", "test", "train")]
-    first, held_out, second = requests_for(lines, {"a": 1, "b": 2}, all_voices(), 0)
+    first, held_out, second = requests_for(lines, Casting({"a": 1, "b": 2}, all_voices()), 0)
     assert held_out.stretch is None
     assert first.stretch is not None and second.stretch is not None
     assert len(first.stretch) == len(first.ids) + 2
     assert not np.array_equal(first.stretch, second.stretch)
+
+
+def test_a_line_is_said_alike_however_the_lines_are_shared_out() -> None:
+    casting = Casting({"a": 1, "b": 2}, all_voices())
+    lines = [Line("en", "", "", "ab" * count) for count in (2, 3, 0, 5, 6)]  # the third cannot be said
+    whole = {one.line: one for one in requests_of_part(lines, casting, 7, (0, 1))}
+    halves = [one for part in (0, 1) for one in requests_of_part(lines, casting, 7, (part, 2))]
+    assert [one.line for one in halves] == [0, 4, 1, 3]
+    for one in halves:
+        assert one.prosody == whole[one.line].prosody and one.emotion == whole[one.line].emotion
+        assert np.array_equal(one.style, whole[one.line].style)
+        assert np.array_equal(one.stretch, whole[one.line].stretch)
+    (other, *_) = requests_of_part(lines, casting, 8, (0, 1))
+    assert not np.array_equal(other.style, whole[0].style)
+
+
+def test_training_waits_until_all_parts_have_been_spoken(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        audio.make_audio(work, arguments(part=(len(waits) - 1, 2)))
+
+    monkeypatch.setattr(audio.time, "sleep", wait)
+    parts = audio.spoken_parts(work, 2)
+    assert len(waits) == 2 and len(parts) == 2
+    assert sorted(line for part in parts for line in part.line.tolist()) == list(range(20))
+    assert len(audio.spoken_parts(work)) == 2 and len(waits) == 2
 
 
 def test_people_are_quicker_than_the_synthesiser_and_less_even() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,9 +65,8 @@ def main() -> None:
     add_evaluation_options(parser)
     args = parser.parse_args()
     for stage in STAGES if args.stage == "all" else (args.stage,):
-        {**STAGES, **TOOLS}[stage](
-            args.work, argparse.Namespace(**{**vars(args), "seconds": seconds_of(stage, args)})
-        )
+        changed = {"seconds": seconds_of(stage, args), "began": time.monotonic()}
+        {**STAGES, **TOOLS}[stage](args.work, argparse.Namespace(**{**vars(args), **changed}))
 
 
 def seconds_of(stage: str, args: argparse.Namespace) -> float:
@@ -116,6 +116,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="let the rate and the distortions fall to the end; not in a leg that another follows",
+    )
+    parser.add_argument(
+        "--parts",
+        type=int,
+        default=0,
+        help="wait for so many parts of stage audio, which may be running beside",
     )
     parser.add_argument("--gpus", type=int, default=1, help="train on so many, a share of the batch each")
     parser.add_argument(

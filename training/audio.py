@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,30 @@ from training.espeak import VOICES, Samples, speak_all
 from training.kokoro import Request, Synthesiser, load_kokoro, load_symbols
 from training.lines import RECORDED, held_out_lines, recorded_lines, tokenizer_path, training_lines
 from training.ranks import device
-from training.speech import UNKNOWN_EMOTION, Line, Speech, requests_for, synthesise
+from training.speech import (
+    UNKNOWN_EMOTION,
+    Casting,
+    Line,
+    Speech,
+    requests_for,
+    requests_of_part,
+    synthesise,
+)
 from training.tokens import round_trips
 
-ESPEAK_PROCESSES = 12
+POLL_S = 0.2
+
+
+def part_path(work: Path, part: int) -> Path:
+    """Where a part of the speech is kept."""
+    return work / "audio" / f"train.{part}.pt"
+
+
+def spoken_parts(work: Path, count: int = 0) -> list[Speech]:
+    """All parts that there are, once there are so many: the stage may still be speaking."""
+    while len(paths := sorted((work / "audio").glob("train.*.pt"))) < count:
+        time.sleep(POLL_S)
+    return [Speech.load(path) for path in paths]
 
 
 def make_audio(work: Path, args: argparse.Namespace) -> None:
@@ -37,36 +56,38 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + part)
     began = time.monotonic()
     (work / "audio").mkdir(exist_ok=True)
+    out = part_path(work, part)
+    out.unlink(missing_ok=True)  # nobody is to wait for this part and find an old one
     lines = training_lines(work, args.limit)
     with encoder_pool(args.workers) as pool:
-        # decoded while the GPU speaks, by a process that was forked before
+        # both are made while the GPU speaks, by processes that were forked before
         people = None if part else pool.apply_async(recorded_clips, (work, len(lines)))
-        robots = [] if part else robot_clips(work, lines, seed=args.seed, share=args.robot_share)
+        robots = None if part else robot_clips(work, lines, args.robot_share, args.seed, pool)
         speech = speak(work, lines, args, began)
-        speech = encoded(speech, args.codec_share, args.seed + part, pool).with_clips(robots)
+        speech = encoded(speech, args.codec_share, args.seed + part, pool)
+        if robots is not None:
+            speech = speech.with_clips(robots())
         if people is not None:
             speech = speech.with_clips(people.get(), UNKNOWN_EMOTION)
-    speech.save(work / "audio" / f"train.{part}.pt")
+    speech.save(out)
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
 
 
-def robot_clips(work: Path, lines: Sequence[Line], *, seed: int, share: float) -> list[tuple[int, Samples]]:
-    """A share of the training lines in espeak-ng's voices, where it speaks the language well.
+def robot_clips(
+    work: Path, lines: Sequence[Line], share: float, seed: int, pool: Pool
+) -> Callable[[], list[tuple[int, Samples]]] | None:
+    """Begin to speak a share of the training lines in espeak-ng's voices, where it speaks the language well.
 
-    Returns (line, [samples] int16 at 16 kHz) of each; none if espeak-ng was not fetched. Forks: call this before
-    anything touches the GPU.
+    What is returned waits for (line, [samples] int16 at 16 kHz) of each; None if espeak-ng was not fetched.
     """
     folder = work / "espeak"
     if not folder.exists() or share <= 0:
-        return []
+        return None
     known = [i for i, line in enumerate(lines) if line.lang in VOICES]
     chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
     texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
-    clips = speak_all(folder, texts, seed=seed, workers=ESPEAK_PROCESSES)
-    hours = sum(len(samples) for _, samples in clips) / SAMPLE_RATE / 3600
-    print(f"espeak: {len(clips)} clips, {hours:.2f} h", flush=True)
-    return clips
+    return speak_all(folder, texts, seed=seed, pool=pool)
 
 
 def recorded_clips(work: Path, lines: int) -> list[tuple[int, Samples]]:
@@ -109,20 +130,20 @@ def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace, began: fl
 
 def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
     """The held-out lines, each in its split's voice."""
-    return requests_for(held_out_lines(work, args.limit), *_voices(work), args.seed)
+    return requests_for(held_out_lines(work, args.limit), _casting(work), args.seed)
 
 
-def training_requests(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> list[Request]:
+def training_requests(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> Iterator[Request]:
     """A part's share of the lines, take after take, each take in voices of its own."""
-    part, parts = args.part
-    voices = _voices(work)
-    takes = [requests_for(lines, *voices, args.seed + take) for take in range(args.takes)]
-    return [request for take in takes for request in take if request.line % parts == part]
+    casting = _casting(work)
+    for take in range(args.takes):
+        yield from requests_of_part(lines, casting, args.seed + take, args.part)
 
 
-def _voices(work: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    """Kokoro's symbols and style vectors."""
-    return load_symbols(work / "kokoro" / "vocab.json"), dict(np.load(work / "kokoro" / "voices.npz"))
+def _casting(work: Path) -> Casting:
+    """With Kokoro's symbols and style vectors."""
+    folder = work / "kokoro"
+    return Casting(load_symbols(folder / "vocab.json"), dict(np.load(folder / "voices.npz")))
 
 
 def encoded(speech: Speech, share: float, seed: int, pool: Pool) -> Speech:

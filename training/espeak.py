@@ -7,8 +7,10 @@ of its code or data is shipped.
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ VOICES = {"en": ("en-us", "en-gb", "en-gb-scotland"), "zh": ("cmn",), "yue": ("y
 VARIANTS = ("", "f1", "f2", "f3", "f4", "f5", "m1", "m3", "m4", "m7", "Annie", "Denis", "Michael", "klatt2")
 SYNCHRONOUS, RATE, VOLUME, PITCH, PITCH_RANGE = 2, 1, 2, 3, 4
 UTF8 = 1
+SHARES = 12  # of the texts, one to a worker at a time
 
 
 class Espeak:
-    """espeak-ng without an audio device; one to a process."""
+    """espeak-ng without an audio device."""
 
     def __init__(self, folder: Path) -> None:
-        self.library = ctypes.CDLL(str(next(folder.glob("libespeak-ng.so*"))))
+        self.library = _own_library(next(folder.glob("libespeak-ng.so*")))
         self.sample_rate = self.library.espeak_Initialize(SYNCHRONOUS, 500, str(folder).encode(), 0)
         self.blocks: list[Samples] = []
         callback = ctypes.CFUNCTYPE(
@@ -58,6 +61,12 @@ class Espeak:
         return loud
 
 
+def _own_library(path: Path) -> ctypes.CDLL:
+    """The library with a state of its own: what it says depends on what it has said in this process before."""
+    with tempfile.TemporaryDirectory() as folder:
+        return ctypes.CDLL(shutil.copy(path, folder))
+
+
 def _speak_share(job: tuple[Path, list[tuple[int, str, str]], int]) -> list[tuple[int, Samples]]:
     folder, texts, seed = job
     espeak, rng = Espeak(folder), np.random.default_rng(seed)
@@ -79,9 +88,12 @@ def _speak_share(job: tuple[Path, list[tuple[int, str, str]], int]) -> list[tupl
 
 
 def speak_all(
-    folder: Path, texts: Sequence[tuple[int, str, str]], *, seed: int, workers: int
-) -> list[tuple[int, Samples]]:
-    """Speak (index, language, text) triples in processes of their own; texts that fail are left out."""
-    jobs = [(folder, list(texts[i::workers]), seed * 100 + i) for i in range(workers)]
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
-        return [one for share in pool.map(_speak_share, jobs, chunksize=1) for one in share]
+    folder: Path, texts: Sequence[tuple[int, str, str]], *, seed: int, pool: Pool
+) -> Callable[[], list[tuple[int, Samples]]]:
+    """Begin to speak (index, language, text) triples in a pool; the result, without texts that fail, is waited for.
+
+    It is the same for every number of workers, but for the noise in the voice klatt2.
+    """
+    jobs = [(folder, list(texts[i::SHARES]), seed * 100 + i) for i in range(SHARES)]
+    spoken = pool.map_async(_speak_share, jobs, chunksize=1)
+    return lambda: [one for share in spoken.get() for one in share]

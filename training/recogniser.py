@@ -58,7 +58,8 @@ def new_trainer(args: argparse.Namespace, work: Path, stock: Materials, ranks: R
     Raises StartError if the model to start from has another shape or tokenizer.
     """
     shape = _shape(args, stock.tokenizer.vocab_size())
-    schedule = Schedule(seconds=args.seconds, peak_rate=args.rate, max_steps=args.steps, decays=args.decay)
+    left = args.began + args.seconds - time.monotonic()  # what loading and waiting took is gone
+    schedule = Schedule(seconds=left, peak_rate=args.rate, max_steps=args.steps, decays=args.decay)
     checkpoint = None
     if args.start_from:
         checkpoint = load_start(args.start_from, shape, tokenizer_path(work))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,10 @@ class Speech:
         return Speech(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def save(self, path: Path) -> None:
-        """Write to disk."""
-        torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, path)
+        """Write to disk; whoever waits for the file finds all of it."""
+        unfinished = path.with_name(path.name + ".unfinished")
+        torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, unfinished)
+        unfinished.rename(path)
 
     def with_clips(self, clips: Sequence[tuple[int, Array]], emotion: int = 0) -> Speech:
         """Append (line, int16 samples) from elsewhere, of one emotion, whose phoneme times are unknown."""
@@ -218,30 +221,50 @@ class Cast:
         return self.voices[names[rng.integers(len(names))]][tokens - 1].astype(np.float32)
 
 
-def requests_for(
-    lines: Sequence[Line], symbols: dict[str, int], voices: dict[str, Array], seed: int
-) -> list[Request]:
-    """One request per line that is neither too short nor too long, with a drawn voice and emotion."""
-    rng, cast = np.random.default_rng(seed), Cast(voices)
-    requests = []
-    for index, line in enumerate(lines):
-        ids = [symbols[symbol] for symbol in line.phonemes if symbol in symbols]
+class Casting:
+    """Draws how a line is said: in which voice and mood, at which pace."""
+
+    def __init__(self, symbols: dict[str, int], voices: dict[str, Array]) -> None:
+        self.symbols, self.voices, self.cast = symbols, voices, Cast(voices)
+
+    def request(self, index: int, line: Line, rng: np.random.Generator) -> Request | None:
+        """The request of line number `index`; None if it is too short or too long."""
+        ids = [self.symbols[symbol] for symbol in line.phonemes if symbol in self.symbols]
         emotion = int(rng.choice(len(EMOTIONS), p=EMOTION_SHARES))
         if not 2 <= len(ids) <= 250:
-            continue
-        if line.split == "train":
-            style = cast.draw(rng, line.lang, len(ids))
-        else:
-            style = voices[HELD_OUT_VOICES[line.split][line.lang]][len(ids) - 1].astype(np.float32)
-        tones = tones_of(line.phonemes, symbols)
+            return None
+        style = self._style(line, len(ids), rng)
+        tones = tones_of(line.phonemes, self.symbols)
         prosody = draw_prosody(rng, EMOTIONS[emotion])
         stretch = draw_stretch(rng, len(ids) + 2) if line.split == "train" else None
         pauses: tuple[tuple[int, int], ...] = ()
         if line.kind == APART:
             prosody = replace(prosody, pace=prosody.pace * rng.uniform(*PACE_APART))
-            pauses = draw_pauses(rng, ids, symbols["."])
-        requests.append(Request(ids, style, prosody, index, emotion, tones, pauses, stretch))
-    return requests
+            pauses = draw_pauses(rng, ids, self.symbols["."])
+        return Request(ids, style, prosody, index, emotion, tones, pauses, stretch)
+
+    def _style(self, line: Line, tokens: int, rng: np.random.Generator) -> Array:
+        if line.split == "train":
+            return self.cast.draw(rng, line.lang, tokens)
+        style: Array = self.voices[HELD_OUT_VOICES[line.split][line.lang]][tokens - 1].astype(np.float32)
+        return style
+
+
+def requests_for(lines: Sequence[Line], casting: Casting, seed: int) -> list[Request]:
+    """One request per line that is neither too short nor too long, drawn one after the other."""
+    rng = np.random.default_rng(seed)
+    drawn = (casting.request(index, line, rng) for index, line in enumerate(lines))
+    return [request for request in drawn if request]
+
+
+def requests_of_part(
+    lines: Sequence[Line], casting: Casting, seed: int, part: tuple[int, int]
+) -> Iterator[Request]:
+    """Every so-manyth line's request, made when it is asked for; the same however the lines are shared out."""
+    first, step = part
+    for index in range(first, len(lines), step):
+        if request := casting.request(index, lines[index], np.random.default_rng((seed, index))):
+            yield request
 
 
 def draw_stretch(rng: np.random.Generator, tokens: int) -> Array:
@@ -262,7 +285,7 @@ def draw_pauses(rng: np.random.Generator, ids: Sequence[int], stop: int) -> tupl
 
 def synthesise(
     synthesiser: Synthesiser,
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     *,
     until: float,
     hours: float = math.inf,
@@ -271,17 +294,16 @@ def synthesise(
 ) -> Speech:
     """Speak chunk after chunk of requests until the clock (time.monotonic) says stop, or so many hours are spoken."""
     parts: list[_Part] = []
-    seconds, began = 0.0, time.monotonic()
-    for first in range(0, len(requests), chunk):
-        for spoken in synthesiser.speak(requests[first : first + chunk], batch_frames=batch_frames):
+    seconds, count, began, left = 0.0, 0, time.monotonic(), iter(requests)
+    while some := list(islice(left, chunk)):
+        count += len(some)
+        for spoken in synthesiser.speak(some, batch_frames=batch_frames):
             parts += map(_Part.of, pulled_apart(spoken))
             seconds += spoken.samples.numel() / SAMPLE_RATE
             if time.monotonic() > until or seconds > hours * 3600:
                 break
         speed = seconds / (time.monotonic() - began)
-        print(
-            f"synthesis: {seconds / 3600:.2f} h of {first + chunk} lines, {speed:.0f}x real time", flush=True
-        )
+        print(f"synthesis: {seconds / 3600:.2f} h of {count} lines, {speed:.0f}x real time", flush=True)
         if time.monotonic() > until or seconds > hours * 3600:
             break
     return _laid_end_to_end(parts)

@@ -36,8 +36,8 @@ class Schedule:
     warmup_steps: int = 600
     # distortions, by share of the time: growing to full strength, and easing off towards the end
     full_strength_at: float = 0.35
-    easing_from: float = 0.75
-    last_strength: float = 0.7
+    easing_from: float = 0.6
+    last_strength: float = 0.5
     first_strength: float = 0.15
     # the phoneme reader's weight, falling until half of the time has gone
     phoneme_weight: float = 2.0
