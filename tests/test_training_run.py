@@ -21,6 +21,7 @@ from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
 from training.__main__ import main
+from training.materials import catalogue_of
 from training.results import evaluate_model
 from training.speech import Line, Speech
 from training.testsets import held_out_clips, write_set
@@ -139,6 +140,17 @@ def test_the_tokenizer_can_be_made_anew_for_the_lines_that_there_are(work: Path,
     tokenizer = SentencePieceProcessor(model_file=str(tmp_path / "text" / "starter.bpe.model"))
     for text in TEXTS.values():
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_an_english_word_is_spelled_alike_wherever_it_stands() -> None:
+    tokenizer = SentencePieceProcessor(model_file=str(find_tokenizer(STARTER_DIRECTORY)))
+    said = [Line("en", "Star.", "star", ""), Line("zh", "早", "早", ""), Line("ko", "안녕", "안녕", "")]
+    known = catalogue_of([speech(3)], said, tokenizer, {})
+    assert [tokenizer.id_to_piece(i) for i in known.without_itn[0]] == ["▁star"]
+    assert known.space_without_itn[0] == known.without_itn[0]
+    assert known.with_itn[0] == known.space_with_itn[0] == tokenizer.encode(" Star.")
+    assert known.without_itn[1:] == tokenizer.encode(["早", "안녕"])
+    assert known.space_without_itn[1:] == tokenizer.encode(["早", " 안녕"])
 
 
 def test_the_normalisation_was_measured_on_the_sound(work: Path) -> None:
