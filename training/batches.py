@@ -49,9 +49,8 @@ class Recipe:
     """Shares and sizes of what is mixed."""
 
     batch_s: float = 900.0
-    views: int = (
-        2  # how often each row is in its batch, each time with distortions of its own; see `spelling.py`
-    )
+    # how often each row is in its batch, each time with distortions of its own; see `spelling.py`
+    views: int = 2
     event_share: float = 0.10  # of items: a sound event and no speech
     nothing_share: float = 0.03  # of items: noise or silence alone
     mixed_share: float = 0.08  # of items: speech with an event beside or under it

@@ -1,7 +1,7 @@
 """The CTC loss of whole rows and its gradient, with two passes over the logits: `text_loss` makes a dozen.
 
 Where a batch has two views of each row, they are to be read alike, whatever noise, room and masks each has: consistency
-regularisation (CR-CTC, https://arxiv.org/abs/2410.05101), which made a tenth to a fifth fewer errors there.
+regularisation (CR-CTC, https://arxiv.org/abs/2410.05101).
 """
 
 from __future__ import annotations
