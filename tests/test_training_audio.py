@@ -108,7 +108,15 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(**changed: Any) -> argparse.Namespace:
-    known = {"part": (0, 1), "takes": 1, "seed": 0, "limit": None, "workers": 1, "robot_share": 0.0}
+    known = {
+        "part": (0, 1),
+        "began": 0.0,
+        "takes": 1,
+        "seed": 0,
+        "limit": None,
+        "workers": 1,
+        "robot_share": 0.0,
+    }
     return argparse.Namespace(
         **{**known, "codec_share": 0.0, "seconds": 1e9, "hours": None, "batch_frames": 100, **changed}
     )

@@ -36,14 +36,14 @@ from training.tokens import round_trips
 POLL_S = 0.2
 
 
-def part_path(work: Path, part: int) -> Path:
-    """Where a part of the speech is kept."""
+def part_path(work: Path, part: int | str) -> Path:
+    """Where a part of the speech is kept; of all parts, with "*", the pattern."""
     return work / "audio" / f"train.{part}.pt"
 
 
 def spoken_parts(work: Path, count: int = 0) -> list[Speech]:
     """All parts that there are, once there are so many: the stage may still be speaking."""
-    while len(paths := sorted((work / "audio").glob("train.*.pt"))) < count:
+    while len(paths := sorted((work / "audio").glob(part_path(work, "*").name))) < count:
         time.sleep(POLL_S)
     return [Speech.load(path) for path in paths]
 
@@ -54,21 +54,16 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
     torch.backends.cudnn.allow_tf32 = True
     part, _ = args.part
     torch.manual_seed(args.seed + part)
-    began = time.monotonic()
     (work / "audio").mkdir(exist_ok=True)
     out = part_path(work, part)
     out.unlink(missing_ok=True)  # nobody is to wait for this part and find an old one
     lines = training_lines(work, args.limit)
     with encoder_pool(args.workers) as pool:
         # both are made while the GPU speaks, by processes that were forked before
-        people = None if part else pool.apply_async(recorded_clips, (work, len(lines)))
-        robots = None if part else robot_clips(work, lines, args.robot_share, args.seed, pool)
-        speech = speak(work, lines, args, began)
-        speech = encoded(speech, args.codec_share, args.seed + part, pool)
-        if robots is not None:
-            speech = speech.with_clips(robots())
-        if people is not None:
-            speech = speech.with_clips(people.get(), UNKNOWN_EMOTION)
+        people = list if part else pool.apply_async(recorded_clips, (work, len(lines))).get
+        robots = list if part else robot_clips(work, lines, args.robot_share, args.seed, pool)
+        speech = encoded(speak(work, lines, args), args.codec_share, args.seed + part, pool)
+        speech = speech.with_clips(robots()).with_clips(people(), UNKNOWN_EMOTION)
     speech.save(out)
     hours = speech.length.sum().item() / SAMPLE_RATE / 3600
     print(f"part {part}: {len(speech.length)} utterances, {hours:.2f} h", flush=True)
@@ -76,18 +71,26 @@ def make_audio(work: Path, args: argparse.Namespace) -> None:
 
 def robot_clips(
     work: Path, lines: Sequence[Line], share: float, seed: int, pool: Pool
-) -> Callable[[], list[tuple[int, Samples]]] | None:
+) -> Callable[[], list[tuple[int, Samples]]]:
     """Begin to speak a share of the training lines in espeak-ng's voices, where it speaks the language well.
 
-    What is returned waits for (line, [samples] int16 at 16 kHz) of each; None if espeak-ng was not fetched.
+    What is returned waits for (line, [samples] int16 at 16 kHz) of each; there are none if espeak-ng was not fetched.
     """
     folder = work / "espeak"
     if not folder.exists() or share <= 0:
-        return None
+        return list
     known = [i for i, line in enumerate(lines) if line.lang in VOICES]
     chosen = np.random.default_rng(seed).permutation(known)[: int(share * len(lines))]
     texts = [(int(i), lines[i].lang, lines[i].plain) for i in chosen]
-    return speak_all(folder, texts, seed=seed, pool=pool)
+    spoken = speak_all(folder, texts, seed=seed, pool=pool)
+
+    def wait() -> list[tuple[int, Samples]]:
+        clips = spoken()
+        hours = sum(len(samples) for _, samples in clips) / SAMPLE_RATE / 3600
+        print(f"espeak: {len(clips)} clips, {hours:.2f} h", flush=True)
+        return clips
+
+    return wait
 
 
 def recorded_clips(work: Path, lines: int) -> list[tuple[int, Samples]]:
@@ -111,19 +114,19 @@ def recorded_clips(work: Path, lines: int) -> list[tuple[int, Samples]]:
 
 
 @torch.inference_mode()
-def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace, began: float) -> Speech:
+def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> Speech:
     """A part of the training lines, on the host; the first part also writes the held-out ones.
 
-    The stage's seconds are counted from `began` (`time.monotonic`).
+    The stage's seconds are counted from `args.began` (`time.monotonic`).
     """
     model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
     synthesiser = Synthesiser(model, device())
-    print(f"synthesiser ready after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"synthesiser ready after {time.monotonic() - args.began:.0f} s", flush=True)
     if args.part[0] == 0:
         held_out = synthesise(synthesiser, held_out_requests(work, args), until=float("inf"))
         held_out.to("cpu").save(work / "audio" / "held_out.pt")
     hours = math.inf if args.hours is None else args.hours / args.part[1]
-    requests, until = training_requests(work, lines, args), began + args.seconds
+    requests, until = training_requests(work, lines, args), args.began + args.seconds
     speech = synthesise(synthesiser, requests, until=until, hours=hours, batch_frames=args.batch_frames)
     return speech.to("cpu")
 

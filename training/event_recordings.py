@@ -91,7 +91,7 @@ OPENSFX_NOISES = (
     "Steam Ship Ferry Propeller Early-jet Diesel Mining Electric Level-crossing Crash Helicopter Truck-old Modern "
     "Old-bus Jackhammer Sheep Cow Horse Building Sawmill Wind Heavy Lumber Mach-1 Maglev Tropical Monorail Explosion"
 )
-QABCS = "usr/share/qabcs/abcs/all"
+QABCS = "usr/share/qabcs/abcs/all/noises"
 QABCS_MUSIC = (
     "accordion aeoline bagpipes bass_drum cello changu clarinet cuica cymbals drums dulzaina electric_guitar erhu "
     "flute gamba grand_piano guitar hand_organ hang harmonica harp kazoo lute maracas natural_horn ney oboe organ "
@@ -148,8 +148,8 @@ TRAIN_SOURCES = (
     Source("tuxmath-data", "Applause", ("usr/share/tuxmath/sounds/cheer.wav",)),
     Source("dustracing2d-data", "Applause", ("usr/share/games/dustracing2d/sounds/cheering.ogg",)),
     Source("lmms-common", "Breath", ("usr/share/lmms/samples/misc/breath01.ogg",)),
-    Source("qabcs-data", "BGM", _under(f"{QABCS}/noises", QABCS_MUSIC, ".ogg")),
-    Source("qabcs-data", "Event_UNK", _under(f"{QABCS}/noises", QABCS_NOISES, ".ogg")),
+    Source("qabcs-data", "BGM", _under(QABCS, QABCS_MUSIC, ".ogg")),
+    Source("qabcs-data", "Event_UNK", _under(QABCS, QABCS_NOISES, ".ogg")),
 )
 DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
 

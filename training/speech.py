@@ -251,7 +251,10 @@ class Casting:
 
 
 def requests_for(lines: Sequence[Line], casting: Casting, seed: int) -> list[Request]:
-    """One request per line that is neither too short nor too long, drawn one after the other."""
+    """One request per line that is neither too short nor too long, drawn one after the other.
+
+    Of held-out lines, whose clips stay what they were in every run; see `requests_of_part`.
+    """
     rng = np.random.default_rng(seed)
     drawn = (casting.request(index, line, rng) for index, line in enumerate(lines))
     return [request for request in drawn if request]
