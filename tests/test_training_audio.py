@@ -44,7 +44,17 @@ from training.augment import (
     warped,
     with_noise,
 )
-from training.batches import Batch, Catalogue, Plan, Planner, Recipe, laid_out, row_shapes
+from training.batches import (
+    EDGE_SAMPLES,
+    Batch,
+    Catalogue,
+    Plan,
+    Planner,
+    Recipe,
+    Texts,
+    laid_out,
+    row_shapes,
+)
 from training.codecs import CODECS, aligned, decoded, encode, through_codec
 from training.kokoro import Prosody, Request, Spoken, Synthesiser
 from training.materials import TAGS, identity_frontend
@@ -66,6 +76,7 @@ from training.train import heard
 from training.vocoder import quicken
 
 TOKENS = 60
+TEXTS = Texts(np.zeros(1, int), [[5]], [[5]], [[5]], [[5]])
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -371,25 +382,41 @@ def test_a_bank_may_hold_more_noises_than_a_batch_has_rows() -> None:
 
 
 def test_pieces_are_laid_where_they_belong() -> None:
-    audio = torch.arange(100, dtype=torch.int16)
+    audio = torch.arange(1_000, dtype=torch.int16)
     out = laid_out(
         audio,
-        torch.tensor([[10, 50], [20, 0]]),
-        torch.tensor([[2, 6], [0, 0]]),
-        torch.tensor([[3, 2], [1, 0]]),
-        9,
+        torch.tensor([[100, 500], [200, 0]]),
+        torch.tensor([[2, 306], [0, 0]]),
+        torch.tensor([[300, 200], [EDGE_SAMPLES, 0]]),
+        510,
     )
-    wanted = [[0, 0, 10, 11, 12, 0, 50, 51, 0], [20, 0, 0, 0, 0, 0, 0, 0, 0]]
-    assert (out * 32_768).round().int().tolist() == wanted
+    sound = (out * 32_768).round().int()
+    inner = slice(EDGE_SAMPLES, -EDGE_SAMPLES)
+    assert sound[0, 2:302][inner].tolist() == audio[100:400][inner].tolist()
+    assert sound[0, 306:506][inner].tolist() == audio[500:700][inner].tolist()
+    assert not sound[0, :2].any() and not sound[0, 302:306].any() and not sound[0, 506:].any()
+    assert not sound[1, EDGE_SAMPLES:].any()
+
+
+def test_a_piece_fades_in_and_out() -> None:
+    audio = torch.full((1_000,), 8_000, dtype=torch.int16)
+    out = laid_out(audio, torch.tensor([[0]]), torch.tensor([[0]]), torch.tensor([[400]]), 400)[0]
+    ramp = torch.arange(1, EDGE_SAMPLES + 1) / EDGE_SAMPLES * 8_000 / 32_768
+    torch.testing.assert_close(out[:EDGE_SAMPLES], ramp)
+    torch.testing.assert_close(out, out.flip(0))
+    assert (out[EDGE_SAMPLES:-EDGE_SAMPLES] == 8_000 / 32_768).all()
 
 
 def planner(**recipe: float) -> Planner:
     """Of short batches, over utterances of 1 to 6 s."""
     tags = dict.fromkeys(TAGS, 1)
     catalogue = Catalogue(
-        np.linspace(16_000, 96_000, 400).astype(int), *np.zeros((3, 400), int), [[5]], [[5]], [[5]], [[5]],
-        tags, {"Cough": 3, "BGM": 2},
-    )  # fmt: skip
+        np.linspace(16_000, 96_000, 400).astype(int),
+        *np.zeros((3, 400), int),
+        TEXTS,
+        tags,
+        {"Cough": 3, "BGM": 2},
+    )
     return Planner(catalogue, Recipe(**{"batch_s": 60.0, "nothing_share": 0.0, **recipe}), seed=0)
 
 
@@ -466,9 +493,7 @@ def test_languages_are_heard_by_their_weights_and_half_of_the_time_neutral() -> 
     lang, emotion = (
         kind.ravel() for kind in np.divmod(np.arange(400) % 12, 4)
     )  # three languages, four emotions
-    catalogue = Catalogue(
-        np.full(400, 16_000), np.zeros(400, int), emotion, lang, [[5]], [[5]], [[5]], [[5]], tags, {}
-    )
+    catalogue = Catalogue(np.full(400, 16_000), np.zeros(400, int), emotion, lang, TEXTS, tags, {})
     recipe = Recipe(batch_s=60.0, nothing_share=0.0, language_weights=(1.0, 3.0, 1.0, 9.0, 9.0))
     drawn = Planner(catalogue, recipe, seed=0)
     heard = [drawn._kind_of_speech() for _ in range(4_000)]

@@ -24,7 +24,7 @@ from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.spans import SAMPLE_RATE
 from training import audio, other_voices, recorded_speech
 from training.amazon_queen import Archive, NotQueenError
-from training.batches import Catalogue, Planner, Recipe
+from training.batches import Catalogue, Planner, Recipe, Texts
 from training.codecs import encode
 from training.lines import recorded_lines, training_lines
 from training.materials import TAGS
@@ -310,8 +310,8 @@ def drawn(share: float) -> tuple[list[int], list[list[int]]]:
     """The first piece of every row of some plans, and the rows' tags; utterances from 400 on are recorded."""
     emotion = np.repeat([0, 1, UNKNOWN_EMOTION], 200)
     lengths, zeros = np.tile(np.linspace(16_000, 30_000, 200).astype(int), 3), np.zeros(600, int)
-    tags_of = dict.fromkeys(TAGS, 1)
-    catalogue = Catalogue(lengths, zeros, emotion, zeros, [[5]], [[5]], [[5]], [[5]], tags_of, {})
+    tags_of, texts = dict.fromkeys(TAGS, 1), Texts(np.zeros(1, int), [[5]], [[5]], [[5]], [[5]])
+    catalogue = Catalogue(lengths, zeros, emotion, zeros, texts, tags_of, {})
     shares = dict.fromkeys(("nothing_share", "event_share", "mixed_share"), 0.0)
     recipe = Recipe(batch_s=60.0, recorded_shares=(share,) * 5, **shares)
     planner = Planner(catalogue, recipe, seed=0)

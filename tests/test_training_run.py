@@ -21,20 +21,22 @@ from sensevoice.hub import STARTER_DIRECTORY
 from sensevoice.options import TranscribeOptions
 from sensevoice.pipeline import Transcriber
 from training.__main__ import main
-from training.materials import catalogue_of
+from training.materials import spelled
 from training.results import evaluate_model
 from training.speech import Line, Speech
 from training.testsets import held_out_clips, write_set
 
 TEXTS = {"en": "good morning", "zh": "早上好", "yue": "早晨", "ja": "おはよう", "ko": "안녕하세요"}
 ROOT = Path(__file__).resolve().parents[1]
+SAID = dict.fromkeys(TEXTS, "abc") | {"en": "ɡˈʊd mˈɔɹ"}  # as many symbols as have tones
+SYMBOLS = {symbol: number for number, symbol in enumerate("abc dmɔɡɹʊˈ", 1)}
 UNITS, UNIT_FRAMES, SAMPLES = 12, 4, 12 * 4 * 400
 SMALL = ("--width", "32", "--hidden", "64", "--blocks", "3", "--tp-blocks", "1", "--dropout", "0")
 QUICK = ("--batch-s", "24", "--per-kind", "1", "--workers", "0")
 
 
 def lines(split: str) -> list[Line]:
-    return [Line(name, text, text, "abc", split=split) for name, text in TEXTS.items()]
+    return [Line(name, text, text, SAID[name], split=split) for name, text in TEXTS.items()]
 
 
 def tones(units: np.ndarray) -> np.ndarray:
@@ -77,6 +79,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("train", lines("train")), ("held_out", [*lines("dev"), *lines("test")])):
         with lzma.open(work / "text" / f"{name}.jsonl.xz", "wt", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+    (work / "kokoro").mkdir()
+    (work / "kokoro" / "vocab.json").write_text(json.dumps({"vocab": SYMBOLS}))
     speech(5).save(work / "audio" / "train.0.pt")
     speech(10).save(work / "audio" / "held_out.pt")
     run("train", work, "--steps", "5", "--rate", "1", *SMALL, *QUICK)
@@ -145,7 +149,7 @@ def test_the_tokenizer_can_be_made_anew_for_the_lines_that_there_are(work: Path,
 def test_an_english_word_is_spelled_alike_wherever_it_stands() -> None:
     tokenizer = SentencePieceProcessor(model_file=str(find_tokenizer(STARTER_DIRECTORY)))
     said = [Line("en", "Star.", "star", ""), Line("zh", "早", "早", ""), Line("ko", "안녕", "안녕", "")]
-    known = catalogue_of([speech(3)], said, tokenizer, {})
+    known = spelled(tokenizer, said)
     assert [tokenizer.id_to_piece(i) for i in known.without_itn[0]] == ["▁star"]
     assert known.space_without_itn[0] == known.without_itn[0]
     assert known.with_itn[0] == known.space_with_itn[0] == tokenizer.encode(" Star.")

@@ -30,11 +30,14 @@ UNIT_SAMPLES = 400  # one duration unit is 25 ms
 IGNORED = -100
 MAX_PIECES = 5
 PROBES_MS = (-20, 0, 20)  # where within a frame the phoneme is read
-# frames of a row, 2.2 to 22 s: with the queries a multiple of eight, as matrix products like it
-ROW_FRAMES = (36, 52, 68, 92, 124, 180, 260, 372)
-ROW_SHARES = (0.14, 0.2, 0.2, 0.16, 0.12, 0.09, 0.06, 0.03)
+# frames of a row, 1.2 to 22 s: with the queries a multiple of eight, as matrix products like it
+ROW_FRAMES = (20, 36, 52, 68, 92, 124, 180, 260, 372)
+ROW_SHARES = (0.12, 0.14, 0.18, 0.17, 0.14, 0.1, 0.08, 0.05, 0.02)
 FEWEST_ITEMS = 8
 TIGHT_SHARE = 0.6  # of items: filled with speech as far as utterances fit
+LOOSEST, LOOSEST_ALONE = 0.55, 0.2  # of the others' room, at least: for several utterances, and for one
+EDGE_SAMPLES = 80  # over which an utterance fades in and out: an excerpt is cut out of the middle of speech
+EVENT_AFTER_S = 0.8  # at least, of an event after speech
 LEAD_S, GAP_S = 0.6, 0.5  # the longest silence before the speech, and between two utterances
 MAX_UNITS = 256  # phonemes of one utterance, end marks included
 NEVER = 2**40
@@ -63,19 +66,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """The tokens of all lines, in both forms: as a row's first text, and behind another one."""
+
+    lang: Array  # [lines]
+    with_itn: list[list[int]]
+    without_itn: list[list[int]]
+    space_with_itn: list[list[int]]  # led by a space where the script has them
+    space_without_itn: list[list[int]]
+
+
+@dataclass(frozen=True)
 class Catalogue:
-    """What a planner must know of the speech, [utterances] each; token lists by line."""
+    """What a planner must know of the speech, [utterances] each, and of its text."""
 
     length: Array
     line: Array
     emotion: Array
     lang: Array
-    with_itn: list[list[int]]
-    without_itn: list[list[int]]
-    space_with_itn: list[
-        list[int]
-    ]  # the same after another sentence: led by a space where the script has them
-    space_without_itn: list[list[int]]
+    texts: Texts
     tag_ids: dict[str, int]
     events: dict[str, int]  # sounds in the bank, by name
 
@@ -196,8 +205,10 @@ class Planner:
         if dice < recipe.nothing_share + recipe.event_share and self.event_names:
             return Item(event=self._event())
         language, emotion = self._kind_of_speech()
-        event = self._event() if self.event_names and self.rng.random() < recipe.mixed_share else None
-        after = self._samples(0.8, min(2.5, room / SAMPLE_RATE - 1)) if event not in (None, "BGM") else 0
+        for_event_s = min(2.5, room / SAMPLE_RATE - 1)  # of which the shortest rows have too little
+        mixed = self.event_names and for_event_s >= EVENT_AFTER_S and self.rng.random() < recipe.mixed_share
+        event = self._event() if mixed else None
+        after = self._samples(EVENT_AFTER_S, for_event_s) if event not in (None, "BGM") else 0
         pieces = self._pieces((language, emotion), room - after)
         return Item(pieces, language, emotion, event, after if pieces else 0)
 
@@ -217,7 +228,9 @@ class Planner:
         """Utterances that fit into so many samples one after the other; none if none does."""
         count = 1 if room <= 4.5 * SAMPLE_RATE else int(self.rng.integers(1, MAX_PIECES + 1))
         pool, lengths = self.pools[key], self.lengths[key]
-        left = room if self.rng.random() < TIGHT_SHARE else int(room * self.rng.uniform(0.55, 1.0))
+        loosest = LOOSEST_ALONE if count == 1 else LOOSEST
+        left = room if self.rng.random() < TIGHT_SHARE else int(room * self.rng.uniform(loosest, 1.0))
+        left = min(room, max(left, int(lengths[0])))
         pieces: list[int] = []
         for behind in range(count - 1, -1, -1):
             at = int(np.searchsorted(lengths, left / (behind + 1), side="right"))
@@ -270,7 +283,7 @@ class Planner:
         return PlacedEvent(row, item.event, sound, first, count, gain_db)
 
     def _text(self, items: Sequence[Item]) -> dict[str, Any]:
-        known = self.catalogue
+        known, texts = self.catalogue, self.catalogue.texts
         queries, tags, targets = [], [], []
         for item in items:
             use_itn = bool(self.rng.random() < 0.5)
@@ -278,8 +291,8 @@ class Planner:
             asked = "auto" if self.rng.random() < self.recipe.auto_share else LANGUAGES[named]
             queries.append(query_ids(asked, use_itn))
             tags.append([known.tag_ids[name] if name else NOT_GIVEN for name in item.tags(use_itn)])
-            first = known.with_itn if use_itn else known.without_itn
-            later = known.space_with_itn if use_itn else known.space_without_itn
+            first = texts.with_itn if use_itn else texts.without_itn
+            later = texts.space_with_itn if use_itn else texts.space_without_itn
             tokens = [
                 token
                 for place, piece in enumerate(item.pieces)
@@ -344,16 +357,18 @@ def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width
     """Stretches of [samples] int16 audio, laid out in time: [items, width] float32.
 
     source, begin, length: [items, pieces], where a stretch comes from, where it goes, and how long it is.
+    Each fades in and out.
     """
     if fused.usable(audio):
-        return fused.laid_out(audio, source, begin, length, width)
+        return fused.laid_out(audio, source, begin, length, width, EDGE_SAMPLES)
     columns = torch.arange(width, device=audio.device)[None]
     out = torch.zeros(len(begin), width, device=audio.device)
     for piece in range(begin.shape[1]):
         within = columns - begin[:, piece : piece + 1]
         last = length[:, piece : piece + 1]
         taken = audio[source[:, piece : piece + 1] + within.clamp_min(0).minimum((last - 1).clamp_min(0))]
-        out += torch.where((within >= 0) & (within < last), taken.float() / 32_768, 0.0)
+        gain = ((within.minimum(last - 1 - within) + 1) / EDGE_SAMPLES).clamp(0, 1)
+        out += taken.float() / 32_768 * gain
     return out
 
 

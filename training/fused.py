@@ -217,7 +217,9 @@ def drawn_together(logits: Tensor, totals: Tensor, slope: Tensor, weight: Tensor
 
 
 @_jit
-def _lay_out(audio, source, begin, length, out, width, pieces, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _lay_out(  # type: ignore[no-untyped-def]
+    audio, source, begin, length, out, width, pieces, edge, block: tl.constexpr
+):
     row = tl.program_id(0)
     column = tl.program_id(1) * block + tl.arange(0, block)
     total = tl.zeros((block,), tl.float32)
@@ -226,7 +228,9 @@ def _lay_out(audio, source, begin, length, out, width, pieces, block: tl.constex
         count = tl.load(length + row * pieces + piece)
         start = tl.load(source + row * pieces + piece)
         heard = (column >= first) & (column < first + count)
-        total += tl.load(audio + start + (column - first), mask=heard, other=0).to(tl.float32)
+        inwards = tl.minimum(column - first, first + count - 1 - column) + 1  # samples from the nearer edge
+        sound = tl.load(audio + start + (column - first), mask=heard, other=0).to(tl.float32)
+        total += sound * tl.minimum(inwards.to(tl.float32) / edge, 1.0)
     tl.store(out + row.to(tl.int64) * width + column, total / 32768.0, mask=column < width)
 
 
@@ -266,12 +270,12 @@ def _mix(  # type: ignore[no-untyped-def]
     tl.store(out + at, total, mask=inside)
 
 
-def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width: int) -> Tensor:
+def laid_out(audio: Tensor, source: Tensor, begin: Tensor, length: Tensor, width: int, edge: int) -> Tensor:
     """See `batches.laid_out`."""
     rows, pieces = begin.shape
     out = torch.empty(rows, width, device=audio.device)
     whole = (t.to(torch.int64).contiguous() for t in (source, begin, length))
-    _lay_out[(rows, triton.cdiv(width, SAMPLES))](audio, *whole, out, width, pieces, block=SAMPLES)
+    _lay_out[(rows, triton.cdiv(width, SAMPLES))](audio, *whole, out, width, pieces, edge, block=SAMPLES)
     return out
 
 

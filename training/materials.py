@@ -18,7 +18,9 @@ from torch import Tensor
 from sensevoice.features import Frontend
 from training.audio import spoken_parts
 from training.augment import ROOM_SAMPLES, SoundBank
-from training.batches import Catalogue, Mixer, Plan, Recipe, plans
+from training.batches import Catalogue, Mixer, Plan, Recipe, Texts, plans
+from training.excerpts import drawn_excerpts, with_excerpts
+from training.kokoro import load_symbols
 from training.lines import tokenizer_path, training_lines
 from training.ranks import device
 from training.sound_bank import Recordings, event_bank, noise_bank, room_bank
@@ -58,11 +60,15 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
     """
     lines = training_lines(work, args.limit)
     tokenizer = spm.SentencePieceProcessor(model_file=str(tokenizer_path(work)))
+    tag_ids = _tag_ids(tokenizer)
     recordings = Recordings.of(work / "events")
     seed += RANK_SEEDS * rank
     sounds = made_sounds(args.per_kind, seed, args.workers, recordings)
-    parts = spoken_parts(work, args.parts)  # waited for when everything else is ready
-    catalogue = catalogue_of(parts, lines, tokenizer, dict.fromkeys(recordings.kinds(), args.per_kind))
+    excerpts = drawn_excerpts(lines, load_symbols(work / "kokoro" / "vocab.json"))
+    texts = spelled(tokenizer, [*lines, *excerpts.lines])
+    spoken = spoken_parts(work, args.parts)  # waited for when everything else is ready
+    parts = [with_excerpts(part, excerpts, len(lines)) for part in spoken]
+    catalogue = catalogue_of(parts, texts, tag_ids, dict.fromkeys(recordings.kinds(), args.per_kind))
     drawn = plans(catalogue, recipe, seed=seed, workers=args.workers)
     if device() == "cuda":
         torch.cuda.set_device(rank)  # not earlier: the planners and the sounds' makers were forked
@@ -72,34 +78,31 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
 
 
 def catalogue_of(
-    parts: list[Speech], lines: list[Line], tokenizer: spm.SentencePieceProcessor, events: dict[str, int]
+    parts: list[Speech], texts: Texts, tag_ids: dict[str, int], events: dict[str, int]
 ) -> Catalogue:
-    """What the planners need to know of the parts' utterances, one part after the other, and of the events' counts.
-
-    Raises KeyError if the tokenizer lacks a tag.
-    """
-    first = [FIRST_GAPS.get(one.lang, "") for one in lines]
-    later = [LATER_GAPS.get(one.lang, " ") for one in lines]
+    """What the planners need to know of the parts' utterances, one part after the other, and of the events' counts."""
     length, line, emotion = (
         np.concatenate([getattr(part, name).numpy() for part in parts])
         for name in ("length", "line", "emotion")
     )
-    lang = np.array([LANGUAGES.index(one.lang) for one in lines])
-    return Catalogue(
-        length=length,
-        line=line,
-        emotion=emotion,
-        lang=lang[line],
-        with_itn=_spelled(tokenizer, first, [one.text for one in lines]),
-        without_itn=_spelled(tokenizer, first, [one.plain for one in lines]),
-        space_with_itn=_spelled(tokenizer, later, [one.text for one in lines]),
-        space_without_itn=_spelled(tokenizer, later, [one.plain for one in lines]),
-        tag_ids=_tag_ids(tokenizer),
-        events=events,
+    return Catalogue(length, line, emotion, texts.lang[line], texts, tag_ids, events)
+
+
+def spelled(tokenizer: spm.SentencePieceProcessor, lines: list[Line]) -> Texts:
+    """The tokens of all lines in both forms, as an utterance's first text and behind another one."""
+    first = [FIRST_GAPS.get(one.lang, "") for one in lines]
+    later = [LATER_GAPS.get(one.lang, " ") for one in lines]
+    written, plain = [one.text for one in lines], [one.plain for one in lines]
+    return Texts(
+        lang=np.array([LANGUAGES.index(one.lang) for one in lines]),
+        with_itn=_tokens(tokenizer, first, written),
+        without_itn=_tokens(tokenizer, first, plain),
+        space_with_itn=_tokens(tokenizer, later, written),
+        space_without_itn=_tokens(tokenizer, later, plain),
     )
 
 
-def _spelled(tokenizer: spm.SentencePieceProcessor, gaps: list[str], texts: list[str]) -> list[list[int]]:
+def _tokens(tokenizer: spm.SentencePieceProcessor, gaps: list[str], texts: list[str]) -> list[list[int]]:
     """The tokens of each text behind its gap."""
     tokens: list[list[int]] = tokenizer.encode([gap + text for gap, text in zip(gaps, texts, strict=True)])
     return tokens

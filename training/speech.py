@@ -83,7 +83,7 @@ PACE_OF_PEOPLE = (0.18, 0.18)  # mean and deviation of the logarithm of how much
 UNEVENNESS = 0.35  # at most, a deviation of the logarithm of a phoneme's length
 WORDS_APART = 12  # tokens between changes of pace within a sentence
 WORDS_SHARE = 0.6  # of the unevenness, in these
-PACE_APART = (0.6, 1.0)  # of what is usual
+PACE_APART = (0.6, 1.5)  # of what is usual
 PAUSE_FRAMES = (4, 25)  # of 25 ms, the longest pause of an utterance
 TIMBRE_WIDTH = 128  # of a style; the rest is prosody
 

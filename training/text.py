@@ -42,7 +42,7 @@ SHARES = {  # of a language's lines, in the order in which they are chosen; stri
     "mixed": {"en": 0.0, "zh": 0.04, "yue": 0.04, "ja": 0.0, "ko": 0.0},
     "template": {"en": 0.06, "zh": 0.05, "yue": 0.07, "ja": 0.08, "ko": 0.12},
 }
-APART_SHARES = {"zh": 0.12, "yue": 0.06, "en": 0.06, "ja": 0.05, "ko": 0.05}  # of the lines: words one by one
+APART_SHARES = {"zh": 0.14, "yue": 0.10, "en": 0.14, "ja": 0.10, "ko": 0.10}  # of the lines: words one by one
 SPARE = 1.4  # candidates for each line that is wanted
 SECTIONS = {"template": "everyday", "numbers": "numbers", "short": "short", "mixed": "mixed"}
 HAN_LIMIT, HANGUL_LIMIT = 3_450, 1_250

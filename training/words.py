@@ -29,7 +29,8 @@ COARSE = re.compile(
 FLATTENING = 200  # ranks by which Zipf's law is flattened, so that rarer words are met too
 LENGTHS = (2, 9)  # words of a string
 APART = "apart"  # the kind of lines whose words are said one by one
-APART_LENGTHS = (1, 8)  # words of a list: people also say a single one
+APART_LENGTHS = (2, 8)  # words of a list
+SINGLE_SHARE = 0.4  # of the lists are of one word, which is the hardest to read
 COMMON = 0.25  # of the words are drawn by frequency, the others by need
 CHARACTER_GOAL = 25  # times that each character is to be met before words are counted
 
@@ -141,7 +142,7 @@ def strings(vocabulary: Vocabulary, met: Counter[str], rng: random.Random) -> It
 def one_by_one(
     vocabulary: Vocabulary, reading: Callable[[str], str] | None, rng: random.Random
 ) -> Iterator[list[str]]:
-    """Endless lists of one to eight common words that are said apart.
+    """Endless lists of up to eight common words that are said apart, and single words.
 
     With a `reading` they are characters, and of those that are read alike only the commonest: no word around it
     says which is meant, and nobody can tell by ear. Each reading is as likely as any other.
@@ -151,7 +152,8 @@ def one_by_one(
     else:
         chosen, weights = _by_ear(vocabulary.frequent, reading), None
     while chosen:
-        yield rng.choices(chosen, cum_weights=weights, k=rng.randint(*APART_LENGTHS))
+        count = 1 if rng.random() < SINGLE_SHARE else rng.randint(*APART_LENGTHS)
+        yield rng.choices(chosen, cum_weights=weights, k=count)
 
 
 def _by_ear(words: Iterable[str], reading: Callable[[str], str]) -> tuple[str, ...]:
