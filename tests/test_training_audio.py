@@ -433,6 +433,17 @@ def test_a_lone_event_lies_within_its_row_and_some_are_short() -> None:
     assert 0.3 < np.mean(short) < 0.7
 
 
+def test_the_shortest_rows_have_speech_and_no_event_after_it() -> None:
+    drawn = planner(event_share=0.0, mixed_share=1.0, views=1)
+    shortest = min(shape.frames for shape in row_shapes(60.0))
+    plans = [drawn.draw() for _ in range(200)]
+    for plan in plans:
+        assert (plan.utterance >= 0).any(axis=1).all()  # also where it is to be filled a little only
+        assert all(event.count >= 0.8 * 16_000 for event in plan.events)
+    assert not any(plan.events for plan in plans if plan.shape.frames == shortest)
+    assert any(plan.events for plan in plans)
+
+
 def test_batches_have_a_few_shapes_and_many_speeds() -> None:
     drawn = planner()
     plans = [drawn.draw() for _ in range(300)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -23,7 +24,7 @@ from training.speech import Line, Speech
 from training.text import plain
 
 Array = npt.NDArray[Any]
-PARTS = {  # of each language: the fewest and the most parts of an excerpt, and characters at least
+PARTS = {  # the fewest and the most parts of an excerpt, and the fewest characters
     "en": (1, 4, 2),
     "zh": (1, 3, 2),  # one character alone may be any of those that sound alike
     "yue": (3, 6, 3),
@@ -101,12 +102,9 @@ def parts_of(line: Line) -> list[Part]:
     return [Part(sound, letters) for sound, letters in zip(said, written, strict=True)]
 
 
-def _by_words(line: Line) -> tuple[list[Span], list[Span]]:
-    return _spans(rf"[^ {MARKS}]+", line.phonemes), _spans(rf"[^ {WRITTEN_MARKS}]+", line.text)
-
-
-def _by_clauses(line: Line) -> tuple[list[Span], list[Span]]:
-    return _spans(rf"[^{MARKS}]+", line.phonemes), _spans(rf"[^{WRITTEN_MARKS}]+", line.text)
+def _between(gaps: str, line: Line) -> tuple[list[Span], list[Span]]:
+    """What stands between these gaps, and between marks."""
+    return _spans(rf"[^{gaps}{MARKS}]+", line.phonemes), _spans(rf"[^{gaps}{WRITTEN_MARKS}]+", line.text)
 
 
 def _by_characters(line: Line) -> tuple[list[Span], list[Span]]:
@@ -129,11 +127,11 @@ def _spans(pattern: str | re.Pattern[str], text: str) -> list[Span]:
 
 
 ALIGNERS: dict[str, Callable[[Line], tuple[list[Span], list[Span]]]] = {
-    "en": _by_words,
-    "ko": _by_words,
+    "en": partial(_between, " "),
+    "ko": partial(_between, " "),
     "zh": _by_read_words,
     "yue": _by_characters,
-    "ja": _by_clauses,
+    "ja": partial(_between, ""),
 }
 
 
