@@ -45,12 +45,18 @@ def test_a_precision_that_cannot_be_had_is_refused_with_the_choices(asked: str, 
         choose_precision(asked, device, 1)
 
 
-def test_a_quantised_layer_is_close_to_the_float_one():
+def test_a_quantised_layer_is_within_two_per_cent_of_the_float_one():
     torch.manual_seed(0)
-    linear, x = torch.nn.Linear(512, 64), torch.randn(50, 512)
-    wanted, quantised = linear(x), QuantisedLinear(linear)
-    share = 0.025 if quantised.reduce_range else 0.02  # without VNNI activations have seven bits
-    assert (quantised(x) - wanted).abs().mean() < share * wanted.abs().mean()
+    off, size = (
+        0.0,
+        0.0,
+    )  # of ten, since one draw may lie above where a processor gives activations seven bits
+    for _ in range(10):
+        linear, x = torch.nn.Linear(512, 64), torch.randn(50, 512)
+        wanted = linear(x)
+        off += (QuantisedLinear(linear)(x) - wanted).abs().mean().item()
+        size += wanted.abs().mean().item()
+    assert off < 0.02 * size
 
 
 def test_quantising_leaves_the_engine_that_others_have_chosen():

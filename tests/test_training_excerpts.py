@@ -85,7 +85,7 @@ def test_excerpts_are_phrases_of_a_few_parts_and_never_the_whole() -> None:
     assert {len(one.text) for one in drawn.lines if one.lang == "yue"} <= {3, 4, 5, 6, 7}
 
 
-def sentence_and_clip(emotion: int = 2) -> Speech:
+def sentence_and_clip() -> Speech:
     """Line 1 by the synthesiser, of 6 units, and again by an engine without phoneme times."""
     frames = [10, 20, 30, 40, 10, 10]
     return Speech(
@@ -93,7 +93,7 @@ def sentence_and_clip(emotion: int = 2) -> Speech:
         start=torch.tensor([0, 48_000]),
         length=torch.tensor([48_000, 1_000]),
         line=torch.tensor([1, 1]),
-        emotion=torch.tensor([emotion, UNKNOWN_EMOTION]),
+        emotion=torch.tensor([2, UNKNOWN_EMOTION]),
         unit_start=torch.tensor([0, 6]),
         unit_count=torch.tensor([6, 1]),
         units=torch.tensor([0, 5, 6, 7, 8, 0, 255], dtype=torch.uint8),

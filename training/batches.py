@@ -63,6 +63,7 @@ class Recipe:
     language_weights: tuple[float, ...] = (1.0, 1.6, 1.2, 0.9, 0.9)
     # of each language's rows: recorded speech, where there is any; what there is in Mandarin is two men's
     recorded_shares: tuple[float, ...] = (0.15, 0.2, 0.1, 0.1, 0.1)
+    excerpts: bool = True  # whether words and phrases of the sentences are utterances, too
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -36,6 +36,7 @@ SHORTEST_S, LONGEST_S = 0.25, 2.0
 SEED = 0
 MARKS = ",.?!"
 WRITTEN_MARKS = "、，。？！,.?!"
+CHARACTER = re.compile(rf"[^ {WRITTEN_MARKS}]")
 # A Mandarin syllable's tone stands behind its vowel; a neutral one has none and ends its word.
 MANDARIN_SYLLABLE = re.compile(r"[^→↗↓↘]+[→↗↓↘](?:ŋ|n(?![aeiouyɛəɤɔœjwɥ]))?|[^→↗↓↘]+$")
 CANTONESE_SYLLABLE = re.compile(r"[^1-6 ,.?!]+[1-6]")
@@ -59,6 +60,12 @@ class Excerpts:
     first: Array  # [excerpts] the first of the sentence's units (its start mark is number 0)
     end: Array  # the unit after the last
     units: Array  # how many the sentence has, both marks counted
+
+    @classmethod
+    def none(cls, sentences: int) -> Excerpts:
+        """None of so many lines."""
+        nowhere = np.zeros(0, np.int64)
+        return cls([], np.zeros(sentences, np.int64), nowhere, nowhere, nowhere)
 
 
 def drawn_excerpts(lines: Sequence[Line], symbols: dict[str, int]) -> Excerpts:
@@ -108,14 +115,13 @@ def _between(gaps: str, line: Line) -> tuple[list[Span], list[Span]]:
 
 
 def _by_characters(line: Line) -> tuple[list[Span], list[Span]]:
-    return _spans(CANTONESE_SYLLABLE, line.phonemes), _spans(rf"[^ {WRITTEN_MARKS}]", line.text)
+    return _spans(CANTONESE_SYLLABLE, line.phonemes), _spans(CHARACTER, line.text)
 
 
 def _by_read_words(line: Line) -> tuple[list[Span], list[Span]]:
     """Mandarin words, each as long as it has syllables."""
-    said = _spans(rf"[^ {MARKS}]+", line.phonemes)
+    said, characters = _between(" ", line)[0], _spans(CHARACTER, line.text)
     syllables = [len(MANDARIN_SYLLABLE.findall(line.phonemes[begin:end])) for begin, end in said]
-    characters = _spans(rf"[^ {WRITTEN_MARKS}]", line.text)
     if sum(syllables) != len(characters):
         return [], []
     ends = [0, *accumulate(syllables)]
@@ -141,34 +147,31 @@ def with_excerpts(speech: Speech, excerpts: Excerpts, first_line: int) -> Speech
     Their lines are numbered from `first_line` on. Those that last too short or too long are left out.
     """
     counts = torch.from_numpy(excerpts.counts)
+    first, end, units = map(torch.from_numpy, (excerpts.first, excerpts.end, excerpts.units))
     of_line = counts[speech.line]
     spoken = torch.arange(len(of_line)).repeat_interleave(of_line)  # the utterance of each excerpt
     number = _counted_on((counts.cumsum(0) - counts)[speech.line], of_line)
-    first, end, units = (
-        torch.from_numpy(values)[number] for values in (excerpts.first, excerpts.end, excerpts.units)
-    )
-    ends = torch.cat([torch.zeros(1, dtype=torch.long), speech.unit_frames.long().cumsum(0)])
+    timed = (
+        units[number] == speech.unit_count[spoken]
+    )  # another engine's clip of the line has no phoneme times
+    spoken, number = spoken[timed], number[timed]
+    ends = torch.cat([torch.zeros(1, dtype=torch.long), speech.unit_frames.long().cumsum(0)]) * UNIT_SAMPLES
     origin = speech.unit_start[spoken]
-    known = units == speech.unit_count[spoken]  # another engine's clip of the line has no phoneme times
-    limits = (origin + torch.where(known, edge, 0) for edge in (torch.zeros_like(first), first, end))
-    at_start, at_first, at_end = (ends[limit] * UNIT_SAMPLES for limit in limits)
-    length = at_end - at_first
-    kept = known & (length >= SHORTEST_S * SAMPLE_RATE) & (length <= LONGEST_S * SAMPLE_RATE)
-    spoken, number, first, length = (values[kept] for values in (spoken, number, first, length))
-    count = (end[kept] - first).long()
-    copied = _counted_on(speech.unit_start[spoken] + first, count)
-    added = {
-        "start": speech.start[spoken] + (at_first - at_start)[kept],
-        "length": length,
-        "line": first_line + number,
-        "emotion": speech.emotion[spoken],
-        "unit_start": len(speech.units) + count.cumsum(0) - count,
-        "unit_count": count,
-        "units": speech.units[copied],
-        "unit_frames": speech.unit_frames[copied],
-    }
-    whole = {f.name: getattr(speech, f.name) for f in fields(Speech)}
-    return Speech(**{name: torch.cat([v, added[name]]) if name in added else v for name, v in whole.items()})
+    begin, length = ends[origin + first[number]], ends[origin + end[number]] - ends[origin + first[number]]
+    kept = (length >= SHORTEST_S * SAMPLE_RATE) & (length <= LONGEST_S * SAMPLE_RATE)
+    spoken, number, origin = spoken[kept], number[kept], origin[kept]
+    count = end[number] - first[number]
+    copied = _counted_on(origin + first[number], count)
+    return speech.extended(
+        start=speech.start[spoken] + begin[kept] - ends[origin],
+        length=length[kept],
+        line=first_line + number,
+        emotion=speech.emotion[spoken],
+        unit_start=len(speech.units) + count.cumsum(0) - count,
+        unit_count=count,
+        units=speech.units[copied],
+        unit_frames=speech.unit_frames[copied],
+    )
 
 
 def _counted_on(first: Tensor, counts: Tensor) -> Tensor:

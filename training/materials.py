@@ -19,7 +19,7 @@ from sensevoice.features import Frontend
 from training.audio import spoken_parts
 from training.augment import ROOM_SAMPLES, SoundBank
 from training.batches import Catalogue, Mixer, Plan, Recipe, Texts, plans
-from training.excerpts import drawn_excerpts, with_excerpts
+from training.excerpts import Excerpts, drawn_excerpts, with_excerpts
 from training.kokoro import load_symbols
 from training.lines import tokenizer_path, training_lines
 from training.ranks import device
@@ -64,7 +64,9 @@ def materials(work: Path, args: argparse.Namespace, recipe: Recipe, seed: int, r
     recordings = Recordings.of(work / "events")
     seed += RANK_SEEDS * rank
     sounds = made_sounds(args.per_kind, seed, args.workers, recordings)
-    excerpts = drawn_excerpts(lines, load_symbols(work / "kokoro" / "vocab.json"))
+    excerpts = Excerpts.none(len(lines))
+    if recipe.excerpts:
+        excerpts = drawn_excerpts(lines, load_symbols(work / "kokoro" / "vocab.json"))
     texts = spelled(tokenizer, [*lines, *excerpts.lines])
     spoken = spoken_parts(work, args.parts)  # waited for when everything else is ready
     parts = [with_excerpts(part, excerpts, len(lines)) for part in spoken]

@@ -131,18 +131,21 @@ class Speech:
             return self
         lengths = torch.tensor([len(samples) for _, samples in clips])
         ones = torch.ones(len(clips), dtype=torch.long)
-        numbers = torch.arange(len(clips))
-        return Speech(
-            audio=torch.cat([self.audio.cpu(), torch.from_numpy(np.concatenate([c for _, c in clips]))]),
-            start=torch.cat([self.start, len(self.audio) + lengths.cumsum(0) - lengths]),
-            length=torch.cat([self.length, lengths]),
-            line=torch.cat([self.line, torch.tensor([line for line, _ in clips])]),
-            emotion=torch.cat([self.emotion, emotion * ones]),
-            unit_start=torch.cat([self.unit_start, len(self.units) + numbers]),
-            unit_count=torch.cat([self.unit_count, ones]),
-            units=torch.cat([self.units, (UNKNOWN_UNIT * ones).to(torch.uint8)]),
-            unit_frames=torch.cat([self.unit_frames, (255 * ones).to(torch.uint8)]),
+        return self.extended(
+            audio=torch.from_numpy(np.concatenate([samples for _, samples in clips])),
+            start=len(self.audio) + lengths.cumsum(0) - lengths,
+            length=lengths,
+            line=torch.tensor([line for line, _ in clips]),
+            emotion=emotion * ones,
+            unit_start=len(self.units) + torch.arange(len(clips)),
+            unit_count=ones,
+            units=(UNKNOWN_UNIT * ones).to(torch.uint8),
+            unit_frames=(255 * ones).to(torch.uint8),
         )
+
+    def extended(self, **added: Tensor) -> Speech:
+        """The same with more behind each of these fields; all are on the host."""
+        return replace(self, **{name: torch.cat([getattr(self, name), more]) for name, more in added.items()})
 
     @classmethod
     def joined(cls, parts: Sequence[Speech], device: str = "cpu") -> Speech:

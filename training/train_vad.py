@@ -34,6 +34,7 @@ def train_detector(work: Path, args: argparse.Namespace) -> None:
         event_share=0.15,
         nothing_share=0.06,
         recorded_shares=NONE_RECORDED,
+        excerpts=False,  # nobody's speech begins within a word
     )
     stock = materials(work, args, recipe, args.seed + 1)
     frontend = normalised_frontend(5, 1, stock.mixer, stock.drawn)
