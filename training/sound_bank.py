@@ -22,6 +22,7 @@ from training.events import EVENTS, coloured_noise, finish, make_event, room_res
 NOISE = "Event_UNK"  # recorded noises, which are no event of `EVENTS`
 DURATION_RANGE_S = (0.7, 6.0)
 LOOP_SHARE = 0.25  # of the bank's music that is made from recorded loops, where there are any
+LAUGHS, LAUGH_SHARE = "laughs.npz", 0.25  # of the bank's laughter that is acted, where there is any
 RECORDED_SHARE, SHARE_OF_ONE = 0.4, 0.1  # of a kind's other sounds: at most, and for each of its recordings
 NOISE_S = 10.0
 RECORDED_NOISES = 1 / 3  # of the background noises
@@ -38,16 +39,17 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Recordings:
-    """Archives that stage "fetch" packs, or None: recorded music loops, and recordings of all kinds."""
+    """Archives, or None: music loops and recordings of all kinds by stage "fetch", laughs by stage "laughs"."""
 
     loops: Path | None = None
     events: Path | None = None
+    laughs: Path | None = None
 
     @staticmethod
     def of(folder: Path) -> Recordings:
-        """Those of the two that the folder has."""
-        loops, events = folder / "music.npz", folder / "recorded.npz"
-        return Recordings(loops if loops.exists() else None, events if events.exists() else None)
+        """Those of the three that the folder has."""
+        paths = (folder / name for name in ("music.npz", "recorded.npz", LAUGHS))
+        return Recordings(*(path if path.exists() else None for path in paths))
 
     def clips(self, kind: str) -> Sequence[Clip]:
         """The recordings of a kind, int16 [n] at 16 kHz each, in the order of their names."""
@@ -67,9 +69,9 @@ def _by_kind(path: Path) -> dict[str, list[Clip]]:
     return kinds
 
 
-@lru_cache(maxsize=1)
-def load_loops(path: Path) -> dict[str, Clip]:
-    """The recorded loops in an .npz file: name -> int16 [n] at 16 kHz."""
+@lru_cache(maxsize=2)
+def load_clips(path: Path) -> dict[str, Clip]:
+    """The clips in an .npz file: name -> int16 [n] at 16 kHz."""
     with np.load(path) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -151,7 +153,8 @@ def event_bank(
 ) -> dict[str, list[Samples]]:
     """`count_per_kind` sounds of 0.7 to 6 s of each of `recordings.kinds()`; the same for every number of workers.
 
-    A quarter of the music is made from recorded loops, and up to `RECORDED_SHARE` of all kinds from recordings.
+    A quarter of the music is made from recorded loops, one of the laughter is acted, and up to `RECORDED_SHARE` of
+    all other sounds are from recordings.
     """
     recordings = recordings or Recordings()
     kinds = recordings.kinds()
@@ -165,7 +168,9 @@ def _bank_entry(job: tuple[str, int, int, Recordings]) -> Samples:
     rng = np.random.default_rng((seed, (*EVENTS, NOISE).index(kind), index))
     duration_s = rng.uniform(*DURATION_RANGE_S)
     if kind == "BGM" and recordings.loops is not None and rng.random() < LOOP_SHARE:
-        return loop_music(rng, load_loops(recordings.loops), duration_s)
+        return loop_music(rng, load_clips(recordings.loops), duration_s)
+    if kind == "Laughter" and recordings.laughs is not None and rng.random() < LAUGH_SHARE:
+        return recorded_event(rng, kind, [*load_clips(recordings.laughs).values()], duration_s)
     clips = recordings.clips(kind)
     if kind == NOISE or (clips and rng.random() < min(RECORDED_SHARE, SHARE_OF_ONE * len(clips))):
         return recorded_event(rng, kind, clips, duration_s)
