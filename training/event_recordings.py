@@ -155,7 +155,7 @@ TRAIN_SOURCES = (
     Source("qabcs-data", "Event_UNK", _under(QABCS, QABCS_NOISES, ".ogg")),
 )
 DEBIAN_SOUNDS = sorted({source.package for source in TRAIN_SOURCES} - {PYPI_SOUNDS.partition("==")[0]})
-SOUND_ENDS = (".wav", ".ogg", ".au", ".g722", *UNPACKERS)
+SOUND_ENDS = (".wav", ".ogg", ".mp3", ".flac", ".au", ".g722", *UNPACKERS)
 
 
 def pack_loops(samples: Path, names: tuple[str, ...], out: Path) -> None:
