@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,5 +54,5 @@ def test_a_package_is_unpacked_as_far_as_it_is_wanted(
 
 def test_a_damaged_package_is_an_error(package: Path, tmp_path: Path) -> None:
     package.write_bytes(package.read_bytes()[:100])
-    with pytest.raises((subprocess.CalledProcessError, downloads.tarfile.TarError)):
+    with pytest.raises((subprocess.CalledProcessError, tarfile.TarError)):
         downloads.unpack_debian(tmp_path / "out", ["made"])

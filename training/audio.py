@@ -119,8 +119,7 @@ def speak(work: Path, lines: Sequence[Line], args: argparse.Namespace) -> Speech
 
     The stage's seconds are counted from `args.began` (`time.monotonic`).
     """
-    model = load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg")
-    synthesiser = Synthesiser(model, device())
+    synthesiser = synthesiser_of(work)
     print(f"synthesiser ready after {time.monotonic() - args.began:.0f} s", flush=True)
     if args.part[0] == 0:
         held_out = synthesise(synthesiser, held_out_requests(work, args), until=float("inf"))
@@ -141,6 +140,12 @@ def training_requests(work: Path, lines: Sequence[Line], args: argparse.Namespac
     casting = casting_of(work)
     for take in range(args.takes):
         yield from requests_of_part(lines, casting, args.seed + take, args.part)
+
+
+def synthesiser_of(work: Path) -> Synthesiser:
+    """Kokoro as stage "fetch" laid it out, on the accelerator if there is one."""
+    folder = work / "kokoro"
+    return Synthesiser(load_kokoro(folder / "kokoro.onnx", folder / "pkg"), device())
 
 
 def casting_of(work: Path) -> Casting:

@@ -15,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.audio import casting_of
+from training.audio import casting_of, synthesiser_of
 from training.codecs import levelled
 from training.event_recordings import LIMIT_S, sounding
-from training.kokoro import Prosody, Request, Synthesiser, load_kokoro
-from training.ranks import device
+from training.kokoro import Prosody, Request, Synthesiser
 from training.sound_bank import LAUGHS
 from training.speech import LANGUAGES, Casting
 
 COUNT = 240
 SYLLABLES = (3, 10)  # of one breath
-BREATHS = (0.75, 0.25)  # shares of one, and of two with a comma between them
+TWICE = 0.25  # of the laughs are of two breaths, with a comma between them
 VOWELS, VOWEL_SHARES = "ɑæʌɛioɔə", (0.34, 0.16, 0.12, 0.12, 0.08, 0.08, 0.05, 0.05)
 OPENINGS = ("", "", "", "m", "w", "bw", "nj", "ɑ")  # before the first h: "mha ha", "ah ha ha"
 BETWEEN, ENDS = ("", " "), "!."  # syllables, and a laugh
@@ -40,9 +39,8 @@ Entry = tuple[str, float]
 def make_laughs(work: Path, args: argparse.Namespace) -> None:
     """Have the voices that training may hear laugh; W/kokoro and W/events are there."""
     torch.manual_seed(args.seed)
-    synthesiser = Synthesiser(load_kokoro(work / "kokoro" / "kokoro.onnx", work / "kokoro" / "pkg"), device())
     requests = laugh_requests(casting_of(work), COUNT, args.seed)
-    np.savez_compressed(work / "events" / LAUGHS, **dict(laughed(synthesiser, requests)))
+    np.savez_compressed(work / "events" / LAUGHS, **dict(laughed(synthesiser_of(work), requests)))
 
 
 def laugh_requests(casting: Casting, count: int, seed: int) -> list[Request]:
@@ -65,7 +63,7 @@ def laughed(
 
 def _request(casting: Casting, number: int, rng: np.random.Generator) -> Request:
     entries = [*_breath(rng)]
-    if rng.random() < BREATHS[1]:
+    if rng.random() < TWICE:
         entries += [(",", 1.0), (" ", 1.0), *_breath(rng)]
     entries.append((ENDS[rng.integers(len(ENDS))], 1.0))
     ids = [casting.symbols[symbol] for symbol, _ in entries]

@@ -179,11 +179,8 @@ def is_as_written(line: Line) -> bool:
 def tidy(sentence: str) -> str:
     """The sentence as it is written, with commas for dots and dashes; "" if it has more than words, or only laughs."""
     text = PAUSE.sub(", ", sentence.replace('"', "")).strip(" ,-")
-    return (
-        text
-        if WRITTEN.fullmatch(text) and not NO_WORDS.search(text) and not amazon_queen.LAUGHTER.fullmatch(text)
-        else ""
-    )
+    no_words = NO_WORDS.search(text) or amazon_queen.LAUGHTER.fullmatch(text)
+    return text if WRITTEN.fullmatch(text) and not no_words else ""
 
 
 def small(text: str, names: Iterable[str]) -> str:
